@@ -1,0 +1,245 @@
+// What a user may write (`SmartPgOptions`) and what the house lives by (`Config`): frozen, complete, in
+// milliseconds. Nothing here comes from `pg`, so that a strict consumer without @types/pg can compile.
+
+import type { Registry } from 'prom-client'
+
+/** Milliseconds, or text such as `'500ms'`, `'30s'`, `'5min'`, `'1h'`. */
+export type Duration = number | string
+
+/** A connection's coordinates, as pg's ClientConfig writes them; unknown keys are refused. */
+export interface ConnectionConfig {
+  connectionString?: string
+  host?: string
+  port?: number
+  user?: string
+  /** Text, or an (async) function asked anew at every connect. */
+  password?: string | (() => string | Promise<string>)
+  database?: string
+  ssl?: SslOptions
+  options?: string
+}
+
+/** false: no TLS; true: verified TLS; or the options of node:tls. */
+export type SslOptions = boolean | { readonly [option: string]: unknown }
+
+/** A URL, a ConnectionConfig, or an (async) function returning one, asked anew at every connect. */
+export type ConnectionSource = string | ConnectionConfig | (() => ConnectionTarget | Promise<ConnectionTarget>)
+export type ConnectionTarget = string | ConnectionConfig
+
+export interface ReplicaOptions extends ConnectionConfig {
+  /** Label in events, metrics and errors. Default: `replica-1`, `replica-2` … */
+  name?: string
+  /** Asked anew at every connect; instead of the coordinates. */
+  connect?: () => ConnectionTarget | Promise<ConnectionTarget>
+}
+
+/** Type parsers as in pg: `getTypeParser(oid, format)`. */
+export interface TypeParsers {
+  // oxlint-disable-next-line typescript/no-explicit-any -- pg's own signature, which users hand in as it is
+  getTypeParser(oid: any, format?: any): (value: any) => any
+}
+
+/** One value for every node, or one per node name with `default` for the rest. */
+export type PerNode<T> = T | { readonly [node: string]: T }
+
+export interface PoolOptions {
+  /** Connections kept open per node. Default 1. */
+  min?: PerNode<number>
+  /** Connections opened at the start per node. Default 2. */
+  initial?: PerNode<number>
+  /** Most connections per node. Default 50. */
+  max?: PerNode<number>
+  /** Idle connections kept ready per node. Default 1. */
+  minIdle?: PerNode<number>
+  /** Longest wait for a connection, connecting and its retries included. Default 10 s. */
+  acquireTimeout?: Duration
+  /** Longest time for one connect, authentication included. Default 10 s. */
+  connectTimeout?: Duration
+  /** Idle connections above `min` and `minIdle` are closed after this. Default 5 min. */
+  idleTimeout?: Duration
+  /** A connection is replaced after this, ±15 %. Default 30 min. */
+  maxLifetime?: Duration
+  /** Callers that may wait at once, per node. Default 10,000. */
+  maxWaiting?: number
+  /** A connection idle for longer is asked whether it lives before it is handed out. Default 500 ms. */
+  validateAfterIdle?: Duration
+  /** Idle connections are pinged this often. Default 30 s; 0 = never. */
+  keepalive?: Duration
+  /** Reports a lease held for longer, with the acquiring stack. Default 0 = off; 60 s in development. */
+  leakDetection?: Duration
+}
+
+/** A connection as a hook sees it: run SQL on it with `executeQuery(CompiledQuery.raw(…))`. */
+export interface HookConnection {
+  executeQuery(query: {
+    readonly sql: string
+    readonly parameters: readonly unknown[]
+  }): Promise<{ readonly rows: Record<string, unknown>[] }>
+}
+
+export interface SessionOptions {
+  /** SQL, or a function, run once on every new connection and again after each reset. */
+  init?: string | ((connection: HookConnection) => void | Promise<void>)
+  /** Server settings sent with the startup message: `{ statement_timeout: '30s', search_path: 'app' }`. */
+  settings?: { readonly [setting: string]: string | number | boolean }
+}
+
+export interface StatementOptions {
+  /** `auto`: named prepared statements for what repeats, until the server shows it cannot. Default `auto`. */
+  prepare?: 'auto' | 'never' | 'always'
+  /** Named statements kept per connection. Default 1000. */
+  cacheSize?: number
+}
+
+export interface RoutingOptions {
+  /** Reads may go to replicas. Default true when there are replicas. */
+  readWriteSplit?: boolean
+  /** A replica further behind gets no reads. Default `{ ms: 10_000, bytes: 16 MiB }`. */
+  maxLag?: { ms?: Duration; bytes?: number }
+  /** `auto`: reads wait for this process's own writes. Default `auto`. */
+  readYourWrites?: 'auto' | 'off'
+  /** Reads go to the primary when no replica will do. Default true. */
+  fallbackToPrimary?: boolean
+  /** A transaction with access mode `read only` may run on a replica. Default true. */
+  readOnlyTransactions?: boolean
+}
+
+export interface BreakerOptions {
+  /** Consecutive faults of the server that open it. Default 5. */
+  failureThreshold?: number
+  /** How long it stays open; doubles with each failed trial. Default `{ min: '1s', max: '60s' }`. */
+  recoveryTimeout?: { min?: Duration; max?: Duration }
+  /** Trial calls let through when it is half open; as many successes close it. Default 3. */
+  halfOpenMaxCalls?: number
+}
+export type BreakerPreset = 'conservative' | 'balanced' | 'tolerant'
+
+export interface RetryOptions {
+  /** Tries in all, for reads and for what was never sent. Default 3; 1 = no retry. */
+  attempts?: number
+  /** First backoff; full jitter. Default 50 ms. */
+  base?: Duration
+  /** Longest backoff. Default 2 s. */
+  max?: Duration
+}
+
+export interface FailoverOptions {
+  /** How often nodes are asked for role and lag while there is traffic. Default 1 s. */
+  probeInterval?: Duration
+}
+
+export interface MetricsOptions {
+  /** A prom-client Registry instead of the exported one. */
+  registry?: Registry
+}
+
+/** Any logger with pino's shape. */
+export interface Logger {
+  debug(details: object, message: string): void
+  info(details: object, message: string): void
+  warn(details: object, message: string): void
+  error(details: object, message: string): void
+}
+
+export type Preset = 'development' | 'staging' | 'production' | 'serverless'
+
+/** Options of SmartPgDialect. Only `primary` is needed. */
+export interface SmartPgOptions {
+  /** Where writes go. */
+  primary: ConnectionSource
+  /** Where reads may go. */
+  replicas?: readonly (ConnectionSource | ReplicaOptions)[]
+  /** Label in metrics, logs and `application_name`. Default: the database's name. */
+  name?: string
+  /** A set of defaults; own options win. Default `production`. */
+  preset?: Preset
+  /** `pg`: every statement through pg's own Client.query, one at a time. Default `pg`. */
+  wire?: 'pg'
+  /** TLS for every node that says nothing of its own. */
+  ssl?: SslOptions
+  /** Type parsers for this dialect alone. Default: pg's global ones. */
+  types?: TypeParsers
+  /** Default `kysely-smart-pg:<name>`. */
+  applicationName?: string
+  pool?: PoolOptions
+  session?: SessionOptions
+  statements?: StatementOptions
+  /** Called once for each physical connection. */
+  onCreateConnection?: (connection: HookConnection) => void | Promise<void>
+  /** Called and awaited before the first statement of every lease. */
+  onReserveConnection?: (connection: HookConnection) => void | Promise<void>
+  routing?: RoutingOptions
+  failover?: FailoverOptions
+  breaker?: BreakerOptions | BreakerPreset | false
+  retry?: RetryOptions
+  /** From the first byte sent to the answer, per attempt. Default 30 s; 0 = none. */
+  queryTimeout?: Duration
+  /** `false`: no metrics. */
+  metrics?: MetricsOptions | false
+  /** Warnings and background failures. Default: warnings to `process.emitWarning`, nothing else. */
+  logger?: Logger
+}
+
+/** One server as configured. `target` is a function so that no secret is reachable by inspection. */
+export interface NodeConfig {
+  readonly name: string
+  /** Called at every connect. */
+  readonly target: () => ConnectionTarget | Promise<ConnectionTarget>
+  readonly pool: NodePoolConfig
+}
+
+export interface NodePoolConfig {
+  readonly min: number
+  readonly initial: number
+  readonly max: number
+  readonly minIdle: number
+  readonly acquireTimeoutMs: number
+  readonly connectTimeoutMs: number
+  readonly idleTimeoutMs: number
+  readonly maxLifetimeMs: number
+  readonly maxWaiting: number
+  readonly validateAfterIdleMs: number
+  readonly keepaliveMs: number
+  readonly leakDetectionMs: number
+}
+
+export interface BreakerConfig {
+  readonly failureThreshold: number
+  readonly recoveryMinMs: number
+  readonly recoveryMaxMs: number
+  readonly halfOpenMaxCalls: number
+}
+
+/** Everything resolved: frozen, complete, in milliseconds and bytes. */
+export interface Config {
+  readonly name: string
+  readonly preset: Preset
+  readonly wire: 'pg'
+  readonly primary: NodeConfig
+  readonly replicas: readonly NodeConfig[]
+  readonly ssl: SslOptions | undefined
+  readonly types: TypeParsers | undefined
+  readonly applicationName: string
+  readonly session: {
+    readonly init: SessionOptions['init'] | undefined
+    readonly settings: { readonly [setting: string]: string }
+  }
+  readonly statements: { readonly prepare: 'auto' | 'never' | 'always'; readonly cacheSize: number }
+  readonly onCreateConnection: SmartPgOptions['onCreateConnection'] | undefined
+  readonly onReserveConnection: SmartPgOptions['onReserveConnection'] | undefined
+  readonly routing: {
+    readonly readWriteSplit: boolean
+    readonly maxLagMs: number
+    readonly maxLagBytes: number
+    readonly readYourWrites: 'auto' | 'off'
+    readonly fallbackToPrimary: boolean
+    readonly readOnlyTransactions: boolean
+  }
+  readonly probeIntervalMs: number
+  /** null: no breaker. */
+  readonly breaker: BreakerConfig | null
+  readonly retry: { readonly attempts: number; readonly baseMs: number; readonly maxMs: number }
+  readonly queryTimeoutMs: number
+  readonly metrics: { readonly registry: Registry | undefined } | null
+  readonly logger: Logger | undefined
+}

@@ -1,0 +1,73 @@
+// What the engine tells the outside. One typed Observer with optional methods; metrics, logs and users'
+// listeners do not know each other, and a listener that throws never hurts a query.
+
+import type { FaultClass } from './fault.ts'
+import type { QueryKind, Role } from './types.ts'
+
+/** One statement settled. Carries no parameter and no literal. */
+export interface QueryEvent {
+  readonly node: string
+  readonly role: Role
+  /** Why it ran there. */
+  readonly reason: string
+  readonly kind: QueryKind
+  /** Verb and tables. */
+  readonly summary: string
+  readonly sql: string
+  /** Milliseconds from the call to the answer, waiting included. */
+  readonly ms: number
+  readonly cached: boolean
+  readonly attempts: number
+  readonly ok: boolean
+  /** SQLSTATE or error code when it failed. */
+  readonly code?: string
+}
+
+export interface BreakerEvent {
+  readonly node: string
+  readonly from: BreakerStateName
+  readonly to: BreakerStateName
+  readonly because: string
+}
+export type BreakerStateName = 'closed' | 'half-open' | 'open'
+
+export interface LeakEvent {
+  readonly node: string
+  readonly heldMs: number
+  readonly summary: string
+  /** Where the connection was asked for. */
+  readonly stack: string
+}
+
+/** A node left or rejoined the set that reads go to. */
+export interface NodeEvent {
+  readonly node: string
+  readonly role: Role
+  readonly up: boolean
+  readonly because: string
+}
+
+export interface RetryEvent {
+  readonly node: string
+  readonly attempt: number
+  readonly fault: FaultClass
+  readonly because: string
+}
+
+/** A failure in the background that no caller saw. */
+export interface BackgroundErrorEvent {
+  readonly node?: string
+  readonly during: string
+  readonly error: unknown
+}
+
+export interface Events {
+  query: QueryEvent
+  breaker: BreakerEvent
+  leak: LeakEvent
+  node: NodeEvent
+  retry: RetryEvent
+  error: BackgroundErrorEvent
+}
+
+export type EventName = keyof Events

@@ -1,0 +1,108 @@
+// The words the rooms share: what a statement is, what a server answers, and the two ports through which
+// the engine reaches a server (`OpenSession`) and time (`Clock`). No room behind a port is known here.
+
+/** What the SQL text alone tells about a statement; produced by `sql/`, cached by text. */
+export interface Facts {
+  /** The seven query types. `unknown` is everything that was not positively recognised. */
+  readonly kind: QueryKind
+  /** First keyword in lower case, `''` when there is none; a closed set in metrics is made from `kind`. */
+  readonly verb: string
+  /** A standby would run it, with the same meaning, and nothing is lost if it runs twice. */
+  readonly safeOnReplica: boolean
+  /** It may leave something behind in the session: SET, temp tables, advisory locks, unknown functions. */
+  readonly stateful: boolean
+  /** It may wait for another transaction's lock. */
+  readonly lockWaiter: boolean
+  /** Running it a second time changes nothing. */
+  readonly retrySafe: boolean
+  /** It may have changed data (or may call something that does). */
+  readonly writes: boolean
+  /** More than one statement in the text. */
+  readonly multiple: boolean
+  /** One plannable statement, so that a named prepared statement can hold it. */
+  readonly preparable: boolean
+  /** Tables named for reading and for writing, lower case unless quoted, schema kept when given. */
+  readonly tablesRead: readonly string[]
+  readonly tablesWritten: readonly string[]
+  /** Functions called, lower case unless quoted. */
+  readonly functions: readonly string[]
+  /** `SELECT orders customers`: verb and tables, for spans and logs; never a literal. */
+  readonly summary: string
+}
+
+export type QueryKind =
+  'read_simple' | 'read_complex' | 'write_simple' | 'write_bulk' | 'ddl' | 'transaction' | 'unknown'
+
+/** One statement on its way to a server. `name` is set when it runs as a named prepared statement. */
+export interface Statement {
+  readonly sql: string
+  readonly parameters: readonly unknown[]
+  readonly facts: Facts
+  readonly name?: string
+}
+
+export type Row = Record<string, unknown>
+
+/** One answer. Several statements in one text answer with no rows and the last command tag. */
+export interface Rows {
+  readonly rows: Row[]
+  /** `SELECT`, `INSERT`, `COMMIT` … as the server tagged it; null for an empty query. */
+  readonly command: string | null
+  /** The number in the command tag; null when the tag has none. */
+  readonly count: number | null
+}
+
+/** ReadyForQuery's status byte in words. */
+export type TransactionStatus = 'idle' | 'open' | 'failed'
+
+/** One physical connection, authenticated. All that the engine knows of a server. */
+export interface Session {
+  /** Backend process id. */
+  readonly pid: number
+  /** Status after the last ReadyForQuery. */
+  readonly status: TransactionStatus
+  /** Statements sent and not yet answered by ReadyForQuery. */
+  readonly unanswered: number
+  /** Why the connection is gone, or null while it lives. */
+  readonly lost: Error | null
+  /** Settles only after ReadyForQuery, or when the connection is gone. */
+  send(statement: Statement): Promise<Rows>
+  /** A portal of its own for streams; must stand in a transaction. */
+  openPortal(statement: Statement): Portal
+  /** Asks the server to cancel what runs now, by the wire's CancelRequest on a channel of its own. */
+  cancel(timeoutMs: number): Promise<void>
+  /** Forgets every named statement that the server no longer holds (after DEALLOCATE ALL). */
+  forgetStatements(): void
+  /** Says goodbye and closes; the socket is destroyed after `graceMs`. Settles when the socket is closed. */
+  close(graceMs: number): Promise<void>
+  /** Destroys the socket now. */
+  destroy(reason: Error): void
+  /** Called once when the connection is gone, with the reason. */
+  onLost(listener: (reason: Error) => void): void
+  /** Called with (channel, payload) for every NOTIFY. */
+  onNotification(listener: (channel: string, payload: string) => void): void
+  /** The library's own client object, for hooks that expect one. */
+  readonly raw: unknown
+}
+
+export interface Portal {
+  /** At most `count` rows; an empty array means the end. */
+  read(count: number): Promise<Row[]>
+  close(): Promise<void>
+}
+
+/** Opens and authenticates one connection, or rejects within `timeoutMs`. */
+export type OpenSession = (options: { timeoutMs: number; signal?: AbortSignal }) => Promise<Session>
+
+/** Time as a port. `now` is monotonic milliseconds; timers never keep the process alive. */
+export interface Clock {
+  now(): number
+  setTimeout(run: () => void, ms: number): Timer
+  clearTimeout(timer: Timer): void
+}
+export type Timer = unknown
+
+/** A number in [0, 1). */
+export type Chance = () => number
+
+export type Role = 'primary' | 'replica'

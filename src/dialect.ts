@@ -1,0 +1,165 @@
+// The composition root: the only file that knows every room. It joins configuration, wire, engine, Kysely's
+// face and metrics, and starts nothing: no timer, no socket, until Kysely asks for the first connection.
+
+import { Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from 'kysely'
+import type { DatabaseIntrospector, Dialect, DialectAdapter, Driver, QueryCompiler } from 'kysely'
+import type { Registry } from 'prom-client'
+import type { Duration, SmartPgOptions } from './config/options.ts'
+import { durationMs } from './config/duration.ts'
+import { resolveConfig } from './config/resolve.ts'
+import type { Config, NodeConfig } from './config/options.ts'
+import type { BreakerStatus } from './core/breaker.ts'
+import { ConfigError } from './core/errors.ts'
+import type { EventName, Events } from './core/events.ts'
+import type { OpenSession } from './core/types.ts'
+import { systemChance, systemClock } from './engine/clock.ts'
+import { Engine, EngineHandle } from './engine/engine.ts'
+import type { OpenerHooks } from './engine/engine.ts'
+import { Listeners } from './engine/listeners.ts'
+import type { Node } from './engine/node.ts'
+import { installBatch } from './kysely/batch.ts'
+import { SmartPgDriver } from './kysely/driver.ts'
+import { warnOfSecondKysely } from './kysely/second-copy.ts'
+import { logTo } from './telemetry/log.ts'
+import { registerPool, registry as exportedRegistry } from './telemetry/metrics.ts'
+import { snapshotOf } from './telemetry/snapshot.ts'
+import { faultOf } from './wire/fault-of.ts'
+import { sessionOpener } from './wire/open.ts'
+
+/** One node's circuit breaker, for hands. */
+export interface BreakerControl {
+  /** Keeps every query from the node until `forceClose`. */
+  forceOpen(reason: string): void
+  /** Lets queries through again, counting from zero. */
+  forceClose(reason: string): void
+  /** State, since when, consecutive failures, milliseconds until the next trial, the last five transitions. */
+  status(): BreakerStatus
+}
+
+/**
+ * Kysely dialect for a PostgreSQL primary with any number of replicas.
+ * Throws ConfigError naming every wrong option; connects at the first query.
+ */
+export class SmartPgDialect implements Dialect {
+  readonly #config: Config
+  readonly #listeners = new Listeners()
+  readonly #handle: EngineHandle
+  readonly #registry: Registry | undefined
+
+  constructor(options: SmartPgOptions | string) {
+    this.#config = resolveConfig(options)
+    this.#registry = this.#config.metrics === null ? undefined : (this.#config.metrics.registry ?? exportedRegistry)
+    logTo(this.#config.logger, this.#listeners)
+    this.#handle = new EngineHandle(
+      () => this.#newEngine(),
+      (engine) => this.#register(engine),
+    )
+    installBatch(Kysely)
+  }
+
+  createDriver(): Driver {
+    warnOfSecondKysely()
+    return new SmartPgDriver(this.#handle)
+  }
+
+  createQueryCompiler(): QueryCompiler {
+    return new PostgresQueryCompiler()
+  }
+
+  createAdapter(): DialectAdapter {
+    return new PostgresAdapter()
+  }
+
+  // oxlint-disable-next-line typescript/no-explicit-any -- Kysely's own signature
+  createIntrospector(db: Kysely<any>): DatabaseIntrospector {
+    return new PostgresIntrospector(db)
+  }
+
+  /**
+   * Connects every node, opens `pool.initial` connections each and looks at every replica.
+   * Rejects with one SmartPgError that names every fault. Default timeout: `pool.acquireTimeout`.
+   * The engine then runs until `destroy()` of the Kysely instance, or until `stop` of what comes back.
+   */
+  async ready(options: { timeout?: Duration } = {}): Promise<void> {
+    const timeoutMs = durationMs(options.timeout ?? this.#config.primary.pool.acquireTimeoutMs)
+    if (timeoutMs === null) {
+      throw new ConfigError([
+        { path: 'ready.timeout', received: String(options.timeout), expected: "milliseconds, or text such as '30s'" },
+      ])
+    }
+    const user = {}
+    const engine = await this.#handle.start(user)
+    try {
+      await engine.ready(timeoutMs)
+    } catch (error) {
+      await this.#handle.stop(user)
+      throw error
+    }
+    this.#handle.forget(user)
+  }
+
+  /** Calls `listener` for every event of that name; dispose what comes back to stop. */
+  on<Name extends EventName>(event: Name, listener: (event: Events[Name]) => void): Disposable {
+    return this.#listeners.on(event, listener)
+  }
+
+  /** The prom-client registry with this dialect's metrics. Throws ConfigError with `metrics: false`. */
+  get registry(): Registry {
+    if (this.#registry !== undefined) return this.#registry
+    throw new ConfigError([{ path: 'metrics', received: 'false', expected: 'metrics, to have a registry' }])
+  }
+
+  /** The registry's metrics as Prometheus text. */
+  metricsText(): Promise<string> {
+    return this.registry.metrics()
+  }
+
+  /** The circuit breaker of a node by name. Throws ConfigError for a name that is no node. */
+  breaker(node: string): BreakerControl {
+    const find = (): Node => this.#node(node)
+    find()
+    return {
+      forceOpen: (reason) => find().forceOpen(reason),
+      forceClose: (reason) => find().forceClose(reason),
+      status: () => find().circuitStatus(),
+    }
+  }
+
+  #node(name: string): Node {
+    const { cluster } = this.#handle.engine
+    const node = cluster.node(name)
+    if (node !== undefined) return node
+    const expected = `one of ${cluster.nodes.map((one) => one.name).join(', ')}`
+    throw new ConfigError([{ path: 'breaker(node)', received: `'${name}'`, expected }])
+  }
+
+  #newEngine(): Engine {
+    return new Engine(this.#config, {
+      clock: systemClock,
+      chance: systemChance,
+      listeners: this.#listeners,
+      faultOf,
+      opener: (node, hooks) => this.#opener(node, hooks),
+    })
+  }
+
+  #opener(node: NodeConfig, hooks: OpenerHooks): OpenSession {
+    const { ssl, types, applicationName, session, statements } = this.#config
+    return sessionOpener({
+      node: node.name,
+      clock: systemClock,
+      target: node.target,
+      ssl,
+      types,
+      applicationName,
+      settings: session.settings,
+      cacheSize: statements.cacheSize,
+      ...hooks,
+    })
+  }
+
+  #register(engine: Engine): () => void {
+    if (this.#registry === undefined) return () => undefined
+    return registerPool(this.#registry, { pool: this.#config.name, nodes: () => snapshotOf(engine.cluster.nodes) })
+  }
+}

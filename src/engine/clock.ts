@@ -1,0 +1,39 @@
+// The one place that reads the time and draws chance. Milliseconds since 1970 that never run backwards, so
+// that deadlines and the times shown to people are the same numbers. Timers never keep the process alive.
+
+import type { Chance, Clock, Timer } from '../core/types.ts'
+
+export const systemClock: Clock = {
+  now: () => performance.timeOrigin + performance.now(),
+  setTimeout: (run, ms) => setTimeout(run, ms).unref(),
+  clearTimeout: (timer: Timer) => clearTimeout(timer as NodeJS.Timeout),
+}
+
+export const systemChance: Chance = Math.random
+
+/** Settles after `ms`, or rejects with the signal's reason as soon as it is aborted. */
+export function pause(clock: Clock, ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(signal.reason as Error)
+      return
+    }
+    const onAbort = (): void => {
+      clock.clearTimeout(timer)
+      reject(signal?.reason as Error)
+    }
+    const timer = clock.setTimeout(() => {
+      signal?.removeEventListener('abort', onAbort)
+      resolve()
+    }, ms)
+    signal?.addEventListener('abort', onAbort, { once: true })
+  })
+}
+
+/** Settles as `work` does, or rejects with `late()` after `ms`; `work` itself goes on. */
+export function within<T>(clock: Clock, ms: number, work: Promise<T>, late: () => Error): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = clock.setTimeout(() => reject(late()), ms)
+    work.then(resolve, reject).finally(() => clock.clearTimeout(timer))
+  })
+}

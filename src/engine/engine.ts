@@ -1,0 +1,220 @@
+// State and time of one dialect: the nodes, their monitor, the caches, the clock. Built by the composition
+// root from a Config and the ports; it opens nothing until it is started and holds nothing once it is stopped.
+
+import type { Config, HookConnection, NodeConfig } from '../config/options.ts'
+import { SmartPgError } from '../core/errors.ts'
+import type { Fault } from '../core/fault.ts'
+import { OwnWrites, PrimaryHistory } from '../core/freshness.ts'
+import { PreparedNames } from '../core/statements.ts'
+import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
+import { FactsCache } from '../sql/facts-of.ts'
+import { Cluster } from './cluster.ts'
+import { digest } from './digest.ts'
+import type { Hold } from './hold.ts'
+import type { Listeners } from './listeners.ts'
+import { Monitor } from './monitor.ts'
+import { Node } from './node.ts'
+
+export interface EnginePorts {
+  readonly clock: Clock
+  readonly chance: Chance
+  readonly listeners: Listeners
+  readonly faultOf: (error: unknown, during: 'connect' | 'query') => Fault
+  /** An opener for one node; `onAddress` hears where its connections go. */
+  readonly opener: (node: NodeConfig, hooks: OpenerHooks) => OpenSession
+}
+
+export interface OpenerHooks {
+  readonly onAddress: (host: string, port: number) => void
+  readonly onStatementsUnreliable: () => void
+}
+
+/** A cancel request is one connect and one message. */
+const CANCEL_MS = 2_000
+
+export class Engine {
+  readonly config: Config
+  readonly clock: Clock
+  readonly chance: Chance
+  readonly listeners: Listeners
+  readonly faultOf: EnginePorts['faultOf']
+  readonly cluster: Cluster
+  readonly ownWrites = new OwnWrites()
+  readonly onReserve: Config['onReserveConnection']
+  readonly #monitor: Monitor
+  readonly #facts = new FactsCache()
+  readonly #names: PreparedNames
+
+  constructor(config: Config, ports: EnginePorts) {
+    this.config = config
+    this.clock = ports.clock
+    this.chance = ports.chance
+    this.listeners = ports.listeners
+    this.faultOf = ports.faultOf
+    this.onReserve = config.onReserveConnection
+    this.#names = new PreparedNames(config.statements.prepare, digest)
+    const primary = this.#newNode(config.primary, 'primary', ports)
+    const replicas = config.replicas.map((replica) => this.#newNode(replica, 'replica', ports))
+    this.#monitor = new Monitor(
+      primary,
+      replicas,
+      {
+        intervalMs: config.probeIntervalMs,
+        connectTimeoutMs: config.primary.pool.connectTimeoutMs,
+        limits: { maxLagMs: config.routing.maxLagMs, maxLagBytes: config.routing.maxLagBytes },
+      },
+      { ownWrites: this.ownWrites, history: new PrimaryHistory(), clock: this.clock, listeners: this.listeners },
+    )
+    this.cluster = new Cluster(
+      primary.node,
+      replicas.map(({ node }) => node),
+      { replicas: replicas.length, ...config.routing },
+      { ownWrites: this.ownWrites, monitor: this.#monitor, clock: this.clock, chance: this.chance },
+    )
+  }
+
+  start(): void {
+    for (const node of this.cluster.nodes) node.pool.start()
+    if (this.cluster.replicas.length > 0) this.#monitor.poke()
+  }
+
+  /** Settles when every node has its first connections and every replica has been looked at. */
+  async ready(timeoutMs: number): Promise<void> {
+    const deadline = this.clock.now() + timeoutMs
+    const waits = this.cluster.nodes.map((node) => node.pool.ready(deadline))
+    const settled = await Promise.allSettled(waits)
+    const faults = settled.filter((one) => one.status === 'rejected').map((one) => one.reason as unknown)
+    if (faults.length === 0 && this.cluster.replicas.length > 0) {
+      await this.#monitor.look().catch((error: unknown) => faults.push(error))
+    }
+    if (faults.length === 0) return
+    const messages = faults.map((fault) => (fault instanceof Error ? fault.message : String(fault)))
+    throw new SmartPgError('SMARTPG_CONNECT_FAILED', `Not ready: ${messages.join('; ')}`, {
+      phase: 'connect',
+      retryable: true,
+      cause: faults.length === 1 ? faults[0] : new AggregateError(faults),
+    })
+  }
+
+  /** Lets what runs finish, then closes every connection. Always settles. */
+  async stop(): Promise<void> {
+    const deadlineMs = this.config.queryTimeoutMs || 30_000
+    await Promise.all([this.#monitor.stop(), ...this.cluster.nodes.map((node) => node.pool.close(deadlineMs))])
+  }
+
+  statement(sql: string, parameters: readonly unknown[]): Statement {
+    return { sql, parameters, facts: this.#facts.of(sql) }
+  }
+
+  factsOf(sql: string): Facts {
+    return this.#facts.of(sql)
+  }
+
+  /** The name to run a text under; counts that it was seen. */
+  nameOf(statement: Statement): string | undefined {
+    return this.#names.nameOf(statement.sql, statement.facts)
+  }
+
+  /** Asks the server to cancel what a lease runs now; nothing when it runs nothing. */
+  async cancel(hold: Hold): Promise<void> {
+    const session = hold.pooled?.session
+    if (session !== undefined && session.lost === null && session.unanswered > 0) await session.cancel(CANCEL_MS)
+  }
+
+  /** Cancels and closes a lease's connection. */
+  async kill(hold: Hold): Promise<void> {
+    const session = hold.pooled?.session
+    if (session === undefined || session.lost !== null) return
+    await this.cancel(hold).catch(() => undefined)
+    session.destroy(new SmartPgError('SMARTPG_CONNECTION_LOST', 'The session was killed on request.', { phase: 'execute' }))
+  }
+
+  /** A connection as a hook of the user sees it. */
+  hookConnection(session: Session): HookConnection {
+    return { executeQuery: async ({ sql, parameters }) => session.send(this.statement(sql, parameters)) }
+  }
+
+  #newNode(config: NodeConfig, role: Role, ports: EnginePorts): { node: Node; open: OpenSession } {
+    const open = ports.opener(config, {
+      onAddress: (host, port) => (node.address = { host, port }),
+      onStatementsUnreliable: () => this.#names.markUnreliable(),
+    })
+    const { onCreateConnection, session } = this.config
+    const restore = (fresh: Session): Promise<void> => this.#initSession(fresh)
+    const node: Node = new Node(config, role, this.config.breaker, {
+      ...ports,
+      open,
+      prepare: async (fresh) => {
+        if (session.init !== undefined) await this.#initSession(fresh)
+        if (onCreateConnection !== undefined) await onCreateConnection(this.hookConnection(fresh))
+      },
+      // What onCreateConnection set up cannot be told from what a lease left behind.
+      restore: onCreateConnection === undefined ? restore : null,
+      queryTimeoutMs: this.config.queryTimeoutMs,
+    })
+    return { node, open }
+  }
+
+  async #initSession(session: Session): Promise<void> {
+    const { init } = this.config.session
+    if (typeof init === 'string') await session.send(this.statement(init, []))
+    else if (init !== undefined) await init(this.hookConnection(session))
+  }
+}
+
+/** An engine that several users share: the first start starts it, the last stop ends it, a later start makes a new one. */
+export class EngineHandle {
+  readonly #make: () => Engine
+  readonly #onStart: (engine: Engine) => () => void
+  readonly #users = new Set<object>()
+  #engine: Engine | null = null
+  #onStop: (() => void) | null = null
+  #stopping: Promise<void> | null = null
+
+  constructor(make: () => Engine, onStart: (engine: Engine) => () => void) {
+    this.#make = make
+    this.#onStart = onStart
+  }
+
+  /** The engine, started or not: made when first looked at, which opens nothing. */
+  get engine(): Engine {
+    return (this.#engine ??= this.#make())
+  }
+
+  /** The engine, for queries; throws when nobody has started it. */
+  get running(): Engine {
+    if (this.#engine !== null && this.#onStop !== null) return this.#engine
+    throw new SmartPgError('SMARTPG_CLOSED', 'The dialect was destroyed.', { phase: 'acquire' })
+  }
+
+  /** Counts `user` in; starts the engine for the first one. */
+  async start(user: object): Promise<Engine> {
+    while (this.#stopping !== null) await this.#stopping
+    this.#users.add(user)
+    const { engine } = this
+    if (this.#onStop === null) {
+      this.#onStop = this.#onStart(engine)
+      engine.start()
+    }
+    return engine
+  }
+
+  /** Counts `user` out without stopping anything: the engine waits for its next user. */
+  forget(user: object): void {
+    this.#users.delete(user)
+  }
+
+  /** Counts `user` out; stops the engine after the last one. */
+  async stop(user: object): Promise<void> {
+    if (!this.#users.delete(user) || this.#users.size > 0 || this.#engine === null) return
+    const engine = this.#engine
+    const onStop = this.#onStop
+    this.#engine = null
+    this.#onStop = null
+    this.#stopping = engine.stop().finally(() => {
+      onStop?.()
+      this.#stopping = null
+    })
+    await this.#stopping
+  }
+}

@@ -1,0 +1,46 @@
+// What one lease holds at the engine: nothing yet, or one connection of its own until it lets go. The first
+// statement decides the node; after that nobody routes, and inside a transaction nobody retries.
+
+import type { CloseReason, RouteReason } from '../core/cells.ts'
+import type { PooledSession } from './pooled-session.ts'
+
+export class Hold {
+  /** What kind of transaction was asked for. */
+  transaction: 'none' | 'read-write' | 'read-only' = 'none'
+  pooled: PooledSession | null = null
+  /** Why the connection is where it is. */
+  because: RouteReason = 'unknown'
+  /** Statements answered so far. */
+  answered = 0
+  /** Something it sent may have written and has not ended yet. */
+  wrote = false
+  /** It read from a replica outside a transaction: whatever comes next belongs on the primary. */
+  readOnReplica = false
+  /** Whatever comes, the primary: an earlier try was sent there, or a read on a replica came first. */
+  forcePrimary = false
+  /** Streams and the like: statements that may take as long as they take. */
+  untimed = false
+  /** The connection must not be used again. */
+  discard = false
+  /** What the caller is to be told of the last statement's failure. */
+  failure: unknown = undefined
+
+  /** The connection the next statement goes to; null when one must be found first. */
+  get bound(): PooledSession | null {
+    return this.readOnReplica ? null : this.pooled
+  }
+
+  /** Whether the server is in a transaction of this hold. */
+  get inTransaction(): boolean {
+    return this.pooled !== null && this.pooled.session.status !== 'idle'
+  }
+
+  /** Gives the connection back. Safe to call twice. */
+  release(reason?: CloseReason): void {
+    const { pooled } = this
+    if (pooled === null) return
+    this.pooled = null
+    this.readOnReplica = false
+    pooled.node.pool.release(pooled, reason ?? (this.discard ? 'error' : undefined))
+  }
+}

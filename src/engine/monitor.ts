@@ -1,0 +1,240 @@
+// Asks the nodes for role, lag and replayed position, on connections of its own, so that an exhausted pool
+// cannot make a healthy replica look dead. It runs while there are reads to route and rests otherwise; a read
+// that found this process's own writes not yet replayed makes it look every few milliseconds until they are.
+
+import type { OwnWrites, PrimaryHistory, ReplicaSample } from '../core/freshness.ts'
+import { judgeReplica, parseLsn } from '../core/freshness.ts'
+import { READ_FACTS } from '../core/statements.ts'
+import type { Clock, OpenSession, Row, Session } from '../core/types.ts'
+import { within } from './clock.ts'
+import type { Listeners } from './listeners.ts'
+import type { Node } from './node.ts'
+
+export interface MonitorOptions {
+  readonly intervalMs: number
+  readonly connectTimeoutMs: number
+  readonly limits: { readonly maxLagMs: number; readonly maxLagBytes: number }
+}
+
+/** A probe is one round trip; a node that takes longer is not fit to be read from. */
+const PROBE_MS = 2_000
+/** Between two looks while a read of our own writes goes to the primary. */
+const HURRY_MS = 2
+/** Without reads for this long the monitor rests. */
+const REST_AFTER_MS = 10_000
+
+const PRIMARY_SQL = `select pg_is_in_recovery() as recovering,
+  case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn() end::text as lsn`
+const REPLICA_SQL = `select pg_is_in_recovery() as recovering, pg_last_wal_receive_lsn()::text as received,
+  pg_last_wal_replay_lsn()::text as replayed, exists (select from pg_stat_wal_receiver) as receiving`
+
+export class Monitor {
+  readonly #primary: Probe
+  readonly #replicas: readonly Probe[]
+  readonly #ownWrites: OwnWrites
+  readonly #history: PrimaryHistory
+  readonly #options: MonitorOptions
+  readonly #clock: Clock
+  readonly #listeners: Listeners
+  #running: Promise<void> | null = null
+  #stopped = false
+  #readAt = 0
+  #judgedAt = 0
+  #hurried = false
+  #wake: (() => void) | null = null
+
+  constructor(
+    primary: { node: Node; open: OpenSession },
+    replicas: readonly { node: Node; open: OpenSession }[],
+    options: MonitorOptions,
+    ports: { ownWrites: OwnWrites; history: PrimaryHistory; clock: Clock; listeners: Listeners },
+  ) {
+    const probe = ({ node, open }: { node: Node; open: OpenSession }): Probe => new Probe(node, open, ports.clock, options)
+    this.#primary = probe(primary)
+    this.#replicas = replicas.map(probe)
+    this.#options = options
+    this.#ownWrites = ports.ownWrites
+    this.#history = ports.history
+    this.#clock = ports.clock
+    this.#listeners = ports.listeners
+  }
+
+  /** A read that may go to a replica is being routed. */
+  poke(): void {
+    this.#readAt = this.#clock.now()
+    if (this.#running === null && !this.#stopped) this.#running = this.#run().finally(() => (this.#running = null))
+  }
+
+  /** A read had to go to the primary because no replica shows our own writes yet. */
+  hurry(): void {
+    this.#hurried = true
+    this.#wake?.()
+  }
+
+  /** Whether what was seen of a node is recent enough to rely on. */
+  knows(node: Node, now: number): boolean {
+    return now - node.health.at <= Math.max(3_000, 3 * this.#options.intervalMs)
+  }
+
+  /** One full look at every node, at once; rejects with the first node's fault. */
+  async look(): Promise<void> {
+    this.#judgedAt = 0
+    const faults = await this.#round()
+    if (faults.length > 0) throw faults[0]
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    this.#wake?.()
+    await this.#running
+    await Promise.all([this.#primary, ...this.#replicas].map((probe) => probe.close()))
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopped && this.#clock.now() - this.#readAt < REST_AFTER_MS) {
+      this.#hurried = false
+      await this.#round()
+      await this.#pause()
+    }
+  }
+
+  #pause(): Promise<void> {
+    if (this.#stopped) return Promise.resolve()
+    return new Promise((resolve) => {
+      let timer = this.#clock.setTimeout(resolve, this.#hurried ? HURRY_MS : this.#options.intervalMs)
+      this.#wake = () => {
+        this.#wake = null
+        this.#clock.clearTimeout(timer)
+        timer = this.#clock.setTimeout(resolve, this.#stopped ? 0 : HURRY_MS)
+      }
+    })
+  }
+
+  async #round(): Promise<unknown[]> {
+    const faults: unknown[] = []
+    const note = (error: unknown): null => {
+      faults.push(error)
+      return null
+    }
+    // Before the replicas are asked: what they have replayed is compared with where our writes ended.
+    if (this.#ownWrites.pending()) await this.#samplePrimary().catch(note)
+    const samples = await Promise.all(this.#replicas.map((probe) => this.#sampleReplica(probe).catch(note)))
+    const now = this.#clock.now()
+    if (now - this.#judgedAt < this.#options.intervalMs) return faults
+    this.#judgedAt = now
+    // After them: a replica that is ahead of the primary is on another timeline.
+    const lsn = await this.#samplePrimary().catch(note)
+    if (lsn !== null) this.#history.add(lsn, this.#clock.now())
+    this.#replicas.forEach((probe, i) => this.#judge(probe.node, samples[i] ?? null, lsn))
+    return faults
+  }
+
+  async #samplePrimary(): Promise<bigint | null> {
+    const upTo = this.#ownWrites.finished
+    try {
+      const row = await this.#primary.ask(PRIMARY_SQL)
+      if (typeof row['lsn'] !== 'string') return null
+      const lsn = parseLsn(row['lsn'])
+      this.#ownWrites.sampled(lsn, upTo)
+      return lsn
+    } catch (error) {
+      this.#listeners.emit('error', { node: this.#primary.node.name, during: 'probe', error })
+      throw error
+    }
+  }
+
+  async #sampleReplica(probe: Probe): Promise<ReplicaSample> {
+    const { node } = probe
+    try {
+      const row = await probe.ask(REPLICA_SQL)
+      const replayLsn = lsnOf(row['replayed'])
+      if (replayLsn !== null) this.#ownWrites.replayed(node.name, replayLsn)
+      return {
+        inRecovery: row['recovering'] === true,
+        walReceiver: row['receiving'] === true,
+        receiveLsn: lsnOf(row['received']),
+        replayLsn,
+        at: this.#clock.now(),
+      }
+    } catch (error) {
+      const because = error instanceof Error ? error.message : String(error)
+      node.observed({ fit: false, up: false, because, lagMs: null, lagBytes: null, at: this.#clock.now() })
+      this.#listeners.emit('error', { node: node.name, during: 'probe', error })
+      throw error
+    }
+  }
+
+  #judge(node: Node, sample: ReplicaSample | null, primaryLsn: bigint | null): void {
+    if (sample === null) return
+    const now = this.#clock.now()
+    if (primaryLsn === null) {
+      const because = 'the primary could not be asked how far it is'
+      node.observed({ fit: false, up: true, because, lagMs: null, lagBytes: null, at: now })
+      return
+    }
+    const verdict = judgeReplica(sample, primaryLsn, this.#options.limits, this.#history, now)
+    node.observed({
+      fit: verdict.fresh,
+      up: true,
+      because: verdict.fresh ? 'fresh' : verdict.because,
+      lagMs: verdict.lag.ms,
+      lagBytes: verdict.lag.bytes,
+      at: now,
+    })
+  }
+}
+
+/** One node's connection for questions. Opened when first asked, given up when it fails, opened anew. */
+class Probe {
+  readonly node: Node
+  readonly #open: OpenSession
+  readonly #clock: Clock
+  readonly #connectTimeoutMs: number
+  #session: Session | null = null
+
+  constructor(node: Node, open: OpenSession, clock: Clock, options: MonitorOptions) {
+    this.node = node
+    this.#open = open
+    this.#clock = clock
+    this.#connectTimeoutMs = Math.min(options.connectTimeoutMs, PROBE_MS)
+  }
+
+  async ask(sql: string): Promise<Row> {
+    const session = await this.#opened()
+    try {
+      const late = (): Error => new Error(`node '${this.node.name}' did not answer a probe within ${PROBE_MS} ms`)
+      const answer = await within(this.#clock, PROBE_MS, session.send({ sql, parameters: [], facts: READ_FACTS }), late)
+      return answer.rows[0] ?? {}
+    } catch (error) {
+      if (this.#session === session) this.#session = null
+      session.destroy(error as Error)
+      throw error
+    }
+  }
+
+  async close(): Promise<void> {
+    const session = this.#session
+    this.#session = null
+    await session?.close(PROBE_MS)
+  }
+
+  async #opened(): Promise<Session> {
+    if (this.#session !== null && this.#session.lost === null) return this.#session
+    const session = await this.#open({ timeoutMs: this.#connectTimeoutMs })
+    this.#session = session
+    session.onLost((reason) => {
+      if (this.#session !== session) return
+      this.#session = null
+      // The server closed it: known at once, not at the next look.
+      if (this.node.role === 'replica') {
+        const because = `connection lost: ${reason.message}`
+        this.node.observed({ fit: false, up: false, because, lagMs: null, lagBytes: null, at: this.#clock.now() })
+      }
+    })
+    return session
+  }
+}
+
+function lsnOf(value: unknown): bigint | null {
+  return typeof value === 'string' ? parseLsn(value) : null
+}

@@ -1,0 +1,149 @@
+// One server: its name and role, its pool, its two circuits (connecting and querying, apart), its counters,
+// and what the monitor last saw of it.
+
+import type { NodeConfig } from '../config/options.ts'
+import { NodeCells } from '../core/cells.ts'
+import { Breaker, refused } from '../core/breaker.ts'
+import type { BreakerSettings, BreakerStatus, Outcome, Permit, Transition } from '../core/breaker.ts'
+import { CircuitOpenError } from '../core/errors.ts'
+import type { Fault } from '../core/fault.ts'
+import { RetryBudget } from '../core/retry.ts'
+import type { Chance, Clock, Role } from '../core/types.ts'
+import type { Listeners } from './listeners.ts'
+import { Pool } from './pool.ts'
+import type { PoolPorts } from './pool.ts'
+
+/** What the monitor knows of a node. Until it has asked, a replica is not fit for reads. */
+export interface Health {
+  /** The node answers and is fresh enough to read from. */
+  readonly fit: boolean
+  readonly up: boolean
+  readonly because: string
+  readonly lagMs: number | null
+  readonly lagBytes: number | null
+  /** When this was found out. */
+  readonly at: number
+}
+
+export interface NodePorts extends PoolPorts {
+  readonly clock: Clock
+  readonly chance: Chance
+  readonly listeners: Listeners
+  readonly faultOf: (error: unknown, during: 'connect' | 'query') => Fault
+}
+
+export class Node {
+  readonly name: string
+  readonly role: Role
+  readonly cells = new NodeCells()
+  readonly pool: Pool
+  /** How many statements may still be tried again here. */
+  readonly retries = new RetryBudget()
+  /** Where connections really go; empty until the first. */
+  address = { host: '', port: 0 }
+  health: Health
+  readonly #connecting: Breaker
+  readonly #querying: Breaker
+  readonly #ports: NodePorts
+
+  constructor(config: NodeConfig, role: Role, breaker: BreakerSettings | null, ports: NodePorts) {
+    this.name = config.name
+    this.role = role
+    this.#ports = ports
+    const onTransition = (transition: Transition): void => this.#transition(transition)
+    this.#connecting = new Breaker(breaker, { onTransition })
+    this.#querying = new Breaker(breaker, { onTransition })
+    this.health = { fit: role === 'primary', up: true, because: 'not asked yet', lagMs: null, lagBytes: null, at: 0 }
+    this.pool = new Pool(this, config.pool, ports)
+  }
+
+  /** Work under way here; what balancing compares. */
+  get load(): number {
+    return this.pool.load
+  }
+
+  /** Whether a query would be let through now; takes no permit. */
+  admits(now: number): boolean {
+    return this.#querying.admits(now) && (this.pool.hasSessions || this.#connecting.admits(now))
+  }
+
+  /** A permit for one query, or null when the circuit is open. */
+  admitQuery(): Permit | null {
+    const now = this.#ports.clock.now()
+    this.retries.requested(now)
+    const permit = this.#querying.admit(now)
+    if (permit === refused || !(this.pool.hasSessions || this.#connecting.admits(now))) {
+      this.cells.breakerRejections++
+      return null
+    }
+    return permit
+  }
+
+  settleQuery(permit: Permit, outcome: Outcome, cause?: unknown): void {
+    this.#querying.settle(permit, outcome, this.#ports.clock.now(), this.#ports.chance, cause)
+  }
+
+  /** The query never reached the server. */
+  giveBackQuery(permit: Permit): void {
+    this.#querying.giveBack(permit)
+  }
+
+  /** A statement of a lease that holds its connection already: heard, without having been asked for a permit. */
+  heard(outcome: Outcome, cause?: unknown): void {
+    const now = this.#ports.clock.now()
+    if (this.#querying.state === 'closed') this.settleQuery(this.#querying.admit(now), outcome, cause)
+  }
+
+  admitConnect(now: number): Permit | null {
+    const permit = this.#connecting.admit(now)
+    return permit === refused ? null : permit
+  }
+
+  settleConnect(permit: Permit, outcome: Outcome, cause?: unknown): void {
+    this.#connecting.settle(permit, outcome, this.#ports.clock.now(), this.#ports.chance, cause)
+  }
+
+  faultOf(error: unknown, during: 'connect' | 'query'): Fault {
+    return this.#ports.faultOf(error, during)
+  }
+
+  /** What to throw at a caller who was not let through. */
+  circuitOpen(): CircuitOpenError {
+    const { since, retryAfterMs, because, cause } = this.#openCircuit.refusal(this.#ports.clock.now())
+    return new CircuitOpenError(this.name, since, retryAfterMs, because, cause)
+  }
+
+  forceOpen(reason: string): void {
+    const now = this.#ports.clock.now()
+    for (const circuit of [this.#connecting, this.#querying]) circuit.forceOpen(reason, now)
+  }
+
+  forceClose(reason: string): void {
+    const now = this.#ports.clock.now()
+    for (const circuit of [this.#connecting, this.#querying]) circuit.forceClose(reason, now)
+  }
+
+  /** The circuit that is further from closed. */
+  circuitStatus(): BreakerStatus {
+    return this.#openCircuit.status(this.#ports.clock.now())
+  }
+
+  /** Sets what the monitor saw and tells when the node left or rejoined those that reads go to. */
+  observed(health: Health): void {
+    const before = this.health
+    this.health = health
+    if (before.fit === health.fit || (before.at === 0 && health.fit)) return
+    this.#ports.listeners.emit('node', { node: this.name, role: this.role, up: health.fit, because: health.because })
+  }
+
+  get #openCircuit(): Breaker {
+    return RANK[this.#connecting.state] > RANK[this.#querying.state] ? this.#connecting : this.#querying
+  }
+
+  #transition({ from, to, because }: Transition): void {
+    this.cells.breakerTransitions[from][to]++
+    this.#ports.listeners.emit('breaker', { node: this.name, from, to, because })
+  }
+}
+
+const RANK = { closed: 0, 'half-open': 1, open: 2 } as const

@@ -1,0 +1,86 @@
+// Callers waiting for a connection, first come first served. A doubly linked list, because a waiter who
+// gives up leaves from the middle, ten thousand of them at once if need be.
+
+export interface Waiter<T> {
+  readonly since: number
+  readonly deadline: number
+  resolve(value: T): void
+  reject(error: unknown): void
+}
+
+interface Place<T> {
+  readonly waiter: Waiter<T>
+  before: Place<T> | null
+  after: Place<T> | null
+  left: boolean
+}
+
+/** Where a waiter stands; hand it back to leave. */
+export type Ticket<T> = Place<T>
+
+export class WaitQueue<T> {
+  #first: Place<T> | null = null
+  #last: Place<T> | null = null
+  #length = 0
+
+  get length(): number {
+    return this.#length
+  }
+
+  /** Since when the first in the queue has waited; null when nobody waits. */
+  headSince(): number | null {
+    return this.#first?.waiter.since ?? null
+  }
+
+  join(waiter: Waiter<T>): Ticket<T> {
+    const place: Place<T> = { waiter, before: this.#last, after: null, left: false }
+    if (this.#last === null) this.#first = place
+    else this.#last.after = place
+    this.#last = place
+    this.#length++
+    return place
+  }
+
+  /** The one who has waited longest, now out of the queue. */
+  next(): Waiter<T> | null {
+    const place = this.#first
+    if (place === null) return null
+    this.leave(place)
+    return place.waiter
+  }
+
+  /** Whether it still stood in the queue. */
+  leave(place: Ticket<T>): boolean {
+    if (place.left) return false
+    place.left = true
+    if (place.before === null) this.#first = place.after
+    else place.before.after = place.after
+    if (place.after === null) this.#last = place.before
+    else place.after.before = place.before
+    this.#length--
+    return true
+  }
+
+  /** Everybody whose deadline has come, now out of the queue. */
+  expired(now: number): Waiter<T>[] {
+    const gone: Waiter<T>[] = []
+    for (let place = this.#first; place !== null; ) {
+      const after = place.after
+      if (place.waiter.deadline <= now) {
+        this.leave(place)
+        gone.push(place.waiter)
+      }
+      place = after
+    }
+    return gone
+  }
+
+  /** The earliest deadline of all who wait, or Infinity. */
+  earliestDeadline(): number {
+    let earliest = Infinity
+    for (let place = this.#first; place !== null; place = place.after) {
+      earliest = Math.min(earliest, place.waiter.deadline)
+    }
+    return earliest
+  }
+}

@@ -1,0 +1,47 @@
+// The front door. Nothing else is public.
+
+export { SmartPgDialect } from './dialect.ts'
+export type { BreakerControl } from './dialect.ts'
+export { registry } from './telemetry/metrics.ts'
+export { batch, installBatch } from './kysely/batch.ts'
+export type { BatchItem, BatchOptions, BatchOutputs } from './kysely/batch.ts'
+export {
+  AcquireTimeoutError,
+  BatchError,
+  CircuitOpenError,
+  ConfigError,
+  NotExecutedError,
+  OutcomeUnknownError,
+  QueueFullError,
+  SmartPgError,
+  isSmartPgError,
+} from './core/errors.ts'
+export type { ConfigFault, Phase, PoolCounts, SmartPgErrorCode } from './core/errors.ts'
+export type {
+  BackgroundErrorEvent,
+  BreakerEvent,
+  EventName,
+  Events,
+  LeakEvent,
+  NodeEvent,
+  QueryEvent,
+  RetryEvent,
+} from './core/events.ts'
+export type { BreakerStatus } from './core/breaker.ts'
+export type {
+  BreakerOptions,
+  ConnectionConfig,
+  ConnectionSource,
+  ConnectionTarget,
+  Duration,
+  HookConnection,
+  Logger,
+  PoolOptions,
+  ReplicaOptions,
+  RetryOptions,
+  RoutingOptions,
+  SessionOptions,
+  SmartPgOptions,
+  StatementOptions,
+  TypeParsers,
+} from './config/options.ts'

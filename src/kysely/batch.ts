@@ -1,0 +1,248 @@
+// `db.batch([...])`: several queries, one transaction, the exact type of each query's own `.execute()`. The
+// method is installed on Kysely's prototype by the dialect's constructor (a side-effect import would be dropped
+// by bundlers); the function `batch(db, …)` serves where two copies of Kysely meet.
+
+import { CompiledQuery, DeleteResult, InsertResult, MergeResult, UpdateResult } from 'kysely'
+import type { DatabaseConnection, IsolationLevel, Kysely, QueryResult, RootOperationNode, UnknownRow } from 'kysely'
+import { BatchError, ConfigError, SmartPgError } from '../core/errors.ts'
+import type { Phase } from '../core/errors.ts'
+import { Lease } from './lease.ts'
+
+/** Anything that could be executed on its own: a query builder, a schema builder, sql``, a CompiledQuery. */
+export type BatchItem = Executable | CompiledQuery
+
+interface Executable {
+  // oxlint-disable-next-line typescript/no-explicit-any -- builders take options, sql`` takes an executor
+  execute(...context: any[]): Promise<unknown>
+  // oxlint-disable-next-line typescript/no-explicit-any -- the same
+  compile(...context: any[]): CompiledQuery
+}
+
+/** What a batch resolves with: for each item what its own `.execute()` resolves with. */
+export type BatchOutputs<T extends readonly BatchItem[]> = { -readonly [K in keyof T]: BatchOutput<T[K]> }
+
+type BatchOutput<Item> =
+  // oxlint-disable-next-line typescript/no-explicit-any -- matches whatever context the item's execute takes
+  Item extends { execute(...context: any[]): Promise<infer Output> }
+    ? Output
+    : Item extends CompiledQuery<infer Row>
+      ? QueryResult<Row>
+      : never
+
+export interface BatchOptions {
+  /** All or nothing. Default and so far only strategy: `transactional`. */
+  strategy?: 'transactional'
+  /** Isolation level of the batch's transaction; not inside one. */
+  isolationLevel?: IsolationLevel
+  /** Aborts the batch; nothing of it is kept. */
+  signal?: AbortSignal
+}
+
+declare module 'kysely' {
+  // oxlint-disable-next-line typescript/no-unused-vars -- merging needs the parameter under this name
+  interface Kysely<DB> {
+    /**
+     * Runs all queries in one transaction and resolves with the tuple of their results.
+     * Throws BatchError with the index of the query that failed; nothing is kept then.
+     */
+    batch<const T extends readonly BatchItem[]>(queries: T, options?: BatchOptions): Promise<BatchOutputs<T>>
+  }
+}
+
+/** The same as `db.batch(queries, options)`, for any copy of Kysely. */
+export async function batch<const T extends readonly BatchItem[]>(
+  // oxlint-disable-next-line typescript/no-explicit-any -- any database schema, any copy of Kysely
+  db: Kysely<any>,
+  queries: T,
+  options: BatchOptions = {},
+): Promise<BatchOutputs<T>> {
+  checkOptions(options)
+  const compiled = queries.map((query, index) => compile(db, query, index))
+  if (compiled.length === 0) return [] as BatchOutputs<T>
+  const executor = db.getExecutor()
+  const results = await executor.provideConnection((connection) => run(connection, compiled, options, db.isTransaction))
+  const outputs: unknown[] = []
+  for (const [index, plain] of results.entries()) {
+    let result = plain as QueryResult<UnknownRow>
+    const { queryId } = compiled[index]!
+    for (const plugin of executor.plugins) result = await plugin.transformResult({ queryId, result })
+    outputs.push(outputOf(queries[index]!, compiled[index]!.query, result))
+  }
+  return outputs as BatchOutputs<T>
+}
+
+/** Gives a copy of Kysely the method `batch`. Safe to call twice. */
+export function installBatch(constructor: { prototype: object }): void {
+  if ('batch' in constructor.prototype) return
+  Object.defineProperty(constructor.prototype, 'batch', {
+    configurable: true,
+    writable: true,
+    value(this: Kysely<unknown>, queries: readonly BatchItem[], options?: BatchOptions) {
+      return batch(this, queries, options)
+    },
+  })
+}
+
+function compile(db: Kysely<unknown>, query: BatchItem, index: number): CompiledQuery {
+  const item: unknown = query
+  if (typeof item === 'object' && item !== null) {
+    // Builders ignore the argument; sql`` needs an executor to compile with.
+    if ('compile' in item && typeof item.compile === 'function') return (query as Executable).compile(db)
+    if ('sql' in item && 'parameters' in item && 'query' in item) return query as CompiledQuery
+  }
+  throw new ConfigError([
+    { path: `batch[${index}]`, received: item === null ? 'null' : typeof item, expected: 'a query builder, sql`…` or CompiledQuery' },
+  ])
+}
+
+async function run(
+  connection: DatabaseConnection,
+  queries: readonly CompiledQuery[],
+  options: BatchOptions,
+  inTransaction: boolean,
+): Promise<QueryResult<unknown>[]> {
+  if (connection instanceof Lease) return runOnLease(connection, queries, options)
+  warnWrapped()
+  return runOneByOne(connection, queries, options, inTransaction)
+}
+
+async function runOnLease(
+  lease: Lease,
+  queries: readonly CompiledQuery[],
+  options: BatchOptions,
+): Promise<QueryResult<unknown>[]> {
+  const own = !lease.inTransaction && !lease.hold.inTransaction
+  refuseWhatBreaksIt(lease, queries)
+  if (!own && options.isolationLevel !== undefined) {
+    throw new ConfigError([
+      { path: 'batch.isolationLevel', received: `'${options.isolationLevel}'`, expected: 'nothing inside a transaction' },
+    ])
+  }
+  const { clock } = lease.engine
+  const startedAt = clock.now()
+  try {
+    const results = own ? await inOwnTransaction(lease, queries, options) : await inOrder(lease, queries, options)
+    record(lease, queries.length, clock.now() - startedAt, 'ok')
+    return results
+  } catch (error) {
+    record(lease, queries.length, clock.now() - startedAt, 'failed')
+    throw error
+  }
+}
+
+async function inOwnTransaction(
+  lease: Lease,
+  queries: readonly CompiledQuery[],
+  { isolationLevel, signal }: BatchOptions,
+): Promise<QueryResult<unknown>[]> {
+  await lease.begin({ isolationLevel }).catch((cause: unknown) => fail(lease, null, 'begin', cause))
+  let results: QueryResult<unknown>[]
+  try {
+    results = await inOrder(lease, queries, { signal })
+    signal?.throwIfAborted()
+  } catch (error) {
+    await lease.rollback()
+    throw error
+  }
+  await lease.commit().catch(async (cause: unknown) => {
+    await lease.rollback()
+    fail(lease, null, 'commit', cause)
+  })
+  return results
+}
+
+async function inOrder(
+  connection: DatabaseConnection,
+  queries: readonly CompiledQuery[],
+  { signal }: BatchOptions,
+): Promise<QueryResult<unknown>[]> {
+  const results: QueryResult<unknown>[] = []
+  for (const [index, query] of queries.entries()) {
+    signal?.throwIfAborted()
+    results.push(await connection.executeQuery(query).catch((cause: unknown) => fail(connection, index, 'execute', cause)))
+  }
+  return results
+}
+
+/** A dialect that wraps ours hides the lease: the same by plain statements. */
+async function runOneByOne(
+  connection: DatabaseConnection,
+  queries: readonly CompiledQuery[],
+  options: BatchOptions,
+  inTransaction: boolean,
+): Promise<QueryResult<unknown>[]> {
+  if (inTransaction) return inOrder(connection, queries, options)
+  const { isolationLevel } = options
+  const begin = isolationLevel === undefined ? 'begin' : `start transaction isolation level ${isolationLevel}`
+  await connection.executeQuery(CompiledQuery.raw(begin))
+  try {
+    const results = await inOrder(connection, queries, options)
+    await connection.executeQuery(CompiledQuery.raw('commit'))
+    return results
+  } catch (error) {
+    await connection.executeQuery(CompiledQuery.raw('rollback')).catch(() => undefined)
+    throw error
+  }
+}
+
+/** A COMMIT in the middle, or hidden in a text of several statements, would keep half of the batch. */
+function refuseWhatBreaksIt(lease: Lease, queries: readonly CompiledQuery[]): void {
+  for (const [index, { sql }] of queries.entries()) {
+    const facts = lease.engine.factsOf(sql)
+    const because =
+      facts.kind === 'transaction' ? 'transaction control' : facts.multiple ? 'several statements in one text' : null
+    if (because === null) continue
+    const cause = new SmartPgError('SMARTPG_INVALID_QUERY', `${because} cannot be part of a batch`, {
+      phase: 'send',
+      hint: 'Nothing was sent. Give each statement an element of its own; the batch is the transaction.',
+    })
+    throw new BatchError(index, 'send', cause)
+  }
+}
+
+function fail(connection: DatabaseConnection, index: number | null, phase: Phase, cause: unknown): never {
+  throw new BatchError(index, phase, cause, connection instanceof Lease ? connection.hold.pooled?.node.name : undefined)
+}
+
+function record(lease: Lease, size: number, ms: number, result: 'ok' | 'failed'): void {
+  const cells = (lease.hold.pooled?.node ?? lease.engine.cluster.primary).cells
+  cells.batches.transactional.results[result]++
+  cells.batches.transactional.duration.observe(Math.round(ms * 1000))
+  cells.batchSize.observe(size)
+}
+
+function outputOf(item: BatchItem, node: RootOperationNode, result: QueryResult<unknown>): unknown {
+  // A CompiledQuery and sql`` answer with the whole result, as `db.executeQuery` and `sql.execute` do.
+  if (!('compile' in item) || node.kind === 'RawNode') return result
+  if (node.kind === 'SelectQueryNode') return result.rows
+  if (!(node.kind in RESULTS)) return undefined
+  if ((node as { returning?: unknown }).returning !== undefined) return result.rows
+  return [RESULTS[node.kind as keyof typeof RESULTS](result)]
+}
+
+const RESULTS = {
+  InsertQueryNode: (result: QueryResult<unknown>) => new InsertResult(result.insertId, result.numAffectedRows ?? 0n),
+  UpdateQueryNode: (result: QueryResult<unknown>) =>
+    new UpdateResult(result.numAffectedRows ?? 0n, result.numChangedRows),
+  DeleteQueryNode: (result: QueryResult<unknown>) => new DeleteResult(result.numAffectedRows ?? 0n),
+  MergeQueryNode: (result: QueryResult<unknown>) => new MergeResult(result.numAffectedRows),
+}
+
+const OPTIONS = ['strategy', 'isolationLevel', 'signal']
+
+function checkOptions(options: BatchOptions): void {
+  const faults = Object.keys(options)
+    .filter((name) => !OPTIONS.includes(name))
+    .map((name) => ({ path: `batch.${name}`, received: 'an unknown option', expected: OPTIONS.join(', ') }))
+  if (options.strategy !== undefined && options.strategy !== 'transactional') {
+    faults.push({ path: 'batch.strategy', received: `'${String(options.strategy)}'`, expected: `'transactional'` })
+  }
+  if (faults.length > 0) throw new ConfigError(faults)
+}
+
+function warnWrapped(): void {
+  process.emitWarning('db.batch: another dialect wraps SmartPgDialect, so queries are sent one after the other.', {
+    type: 'SmartPgWarning',
+    code: 'SMARTPG_BATCH_WRAPPED',
+  })
+}

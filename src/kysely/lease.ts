@@ -1,0 +1,162 @@
+// The connection object Kysely holds. Kysely asks for it before it knows the query, so it costs nothing until
+// the first statement, which decides where it lives. Everything goes through its own `executeQuery`, because
+// Kysely patches that for its log; so the object is never frozen.
+
+import { CompiledQuery } from 'kysely'
+import type { DatabaseConnection, QueryResult, TransactionSettings } from 'kysely'
+import { SmartPgError } from '../core/errors.ts'
+import { BEGIN_FACTS } from '../core/statements.ts'
+import type { Rows, Statement } from '../core/types.ts'
+import type { Engine } from '../engine/engine.ts'
+import { execute } from '../engine/execute.ts'
+import { Hold } from '../engine/hold.ts'
+import { stream } from '../engine/stream.ts'
+import { AbortedTransactionError } from './aborted.ts'
+import { toResult, withCallerStack } from './result.ts'
+
+/** What newer versions of Kysely hand along; older ones hand nothing. */
+export interface AbortableOptions {
+  readonly signal?: AbortSignal
+}
+
+export class Lease implements DatabaseConnection {
+  readonly #engine: Engine
+  readonly #hold = new Hold()
+  #released = false
+  /** BEGIN is the next statement, whatever its text says. */
+  #beginning = false
+  #lastCommand: string | null = null
+  /** The statement before, while it runs: the next one waits for it where it may change the connection. */
+  #before: Promise<Rows> | null = null
+
+  constructor(engine: Engine) {
+    this.#engine = engine
+  }
+
+  /** Whether a transaction of Kysely's is open on this connection. */
+  get inTransaction(): boolean {
+    return this.#hold.transaction !== 'none'
+  }
+
+  get engine(): Engine {
+    return this.#engine
+  }
+
+  get hold(): Hold {
+    return this.#hold
+  }
+
+  async executeQuery<R>(query: CompiledQuery, options?: AbortableOptions): Promise<QueryResult<R>> {
+    this.#assertHeld()
+    const raw = query.query.kind === 'RawNode'
+    const statement = this.#statementOf(query)
+    try {
+      if (this.#before !== null && this.#hold.bound === null) await this.#before.catch(() => undefined)
+      const answer = await (this.#before = execute(this.#engine, this.#hold, statement, raw, options?.signal))
+      this.#before = null
+      this.#lastCommand = answer.command
+      return toResult<R>(answer)
+    } catch (error) {
+      throw withCallerStack(error, new Error())
+    }
+  }
+
+  async *streamQuery<R>(
+    query: CompiledQuery,
+    chunkSize: number,
+    options?: AbortableOptions,
+  ): AsyncIterableIterator<QueryResult<R>> {
+    this.#assertHeld()
+    if (!Number.isInteger(chunkSize) || chunkSize <= 0) {
+      throw new SmartPgError(
+        'SMARTPG_INVALID_QUERY',
+        `chunkSize: expected a whole number above 0, received ${chunkSize}.`,
+        { phase: 'stream' },
+      )
+    }
+    const raw = query.query.kind === 'RawNode'
+    const statement = this.#statementOf(query)
+    try {
+      for await (const rows of stream(this.#engine, this.#hold, statement, raw, chunkSize, options?.signal)) {
+        yield { rows: rows as R[] }
+      }
+    } catch (error) {
+      throw withCallerStack(error, new Error())
+    }
+  }
+
+  async begin(settings: TransactionSettings): Promise<void> {
+    const { accessMode, isolationLevel } = settings
+    // A standby has no SERIALIZABLE.
+    const offloadable = accessMode === 'read only' && isolationLevel !== 'serializable'
+    this.#hold.transaction = offloadable ? 'read-only' : 'read-write'
+    this.#beginning = true
+    try {
+      await this.executeQuery(CompiledQuery.raw(beginText(settings)))
+    } catch (error) {
+      this.#hold.transaction = 'none'
+      throw error
+    } finally {
+      this.#beginning = false
+    }
+  }
+
+  async commit(): Promise<void> {
+    await this.executeQuery(CompiledQuery.raw('commit'))
+    this.#hold.transaction = 'none'
+    // PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and no error.
+    if (this.#lastCommand === 'ROLLBACK') throw new AbortedTransactionError()
+  }
+
+  /** Never throws: a connection that cannot roll back is closed, which does, and the user's own error matters. */
+  async rollback(): Promise<void> {
+    const { pooled } = this.#hold
+    try {
+      if (pooled === null || pooled.session.lost !== null) return
+      if (pooled.session.unanswered > 0) await this.#engine.cancel(this.#hold)
+      await this.executeQuery(CompiledQuery.raw('rollback'))
+    } catch {
+      this.#hold.discard = true
+    } finally {
+      this.#hold.transaction = 'none'
+    }
+  }
+
+  /** Kysely asks before the query is known; what a cancel needs is known when there is something to cancel. */
+  async collectSessionInfo(): Promise<void> {}
+
+  /** Cancels what this lease runs now, on a channel of its own; never a neighbour's statement. */
+  async cancelQuery(): Promise<void> {
+    await this.#engine.cancel(this.#hold)
+  }
+
+  /** Cancels and closes the connection. */
+  async killSession(): Promise<void> {
+    this.#hold.discard = true
+    await this.#engine.kill(this.#hold)
+  }
+
+  release(): void {
+    this.#released = true
+    this.#hold.release()
+  }
+
+  #statementOf({ sql, parameters }: CompiledQuery): Statement {
+    if (this.#beginning) return { sql, parameters, facts: BEGIN_FACTS }
+    return this.#engine.statement(sql, parameters)
+  }
+
+  #assertHeld(): void {
+    if (!this.#released) return
+    throw new SmartPgError('SMARTPG_RELEASED', 'This connection was released: its transaction or callback has ended.', {
+      phase: 'send',
+      hint: 'Await every query inside the callback, and use `db` after it.',
+    })
+  }
+}
+
+function beginText({ accessMode, isolationLevel }: TransactionSettings): string {
+  if (isolationLevel === undefined && accessMode === undefined) return 'begin'
+  const isolation = isolationLevel === undefined ? '' : ` isolation level ${isolationLevel}`
+  return `start transaction${isolation}${accessMode === undefined ? '' : ` ${accessMode}`}`
+}

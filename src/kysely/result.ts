@@ -1,0 +1,20 @@
+// Rows as the server gave them → QueryResult as Kysely wants it.
+
+import type { QueryResult } from 'kysely'
+import type { Rows } from '../core/types.ts'
+
+export function toResult<R>(answer: Rows): QueryResult<R> {
+  const { rows, command, count } = answer
+  if (count !== null && (command === 'INSERT' || command === 'UPDATE' || command === 'DELETE' || command === 'MERGE')) {
+    return { numAffectedRows: BigInt(count), rows: rows as R[] }
+  }
+  return { rows: rows as R[] }
+}
+
+/** Adds the caller's frames below the server's, so that the last line names the file that asked. */
+export function withCallerStack(error: unknown, caller: Error): unknown {
+  if (!(error instanceof Error) || caller.stack === undefined) return error
+  const frames = caller.stack.slice(caller.stack.indexOf('\n') + 1)
+  if (error.stack?.endsWith(frames) !== true) error.stack = `${error.stack ?? String(error)}\n${frames}`
+  return error
+}

@@ -1,0 +1,53 @@
+// The rooms of the test house. `unit` touches no network; the others run against one real
+// PostgreSQL cluster, which starts only when one of their files runs. The same tests of `test/kysely` run three
+// times: against the oldest Kysely that is supported, the newest, and the next one.
+
+import { join } from 'node:path'
+import { defineConfig } from 'vitest/config'
+import type { TestProjectInlineConfiguration } from 'vitest/config'
+
+// Projects of one group run at the same time, groups one after the other: no two projects may disturb each
+// other in one database, and no fault may be injected while someone else measures what a fault does.
+const withDatabase = (name: string, folder: string, groupOrder: number): TestProjectInlineConfiguration => ({
+  extends: true,
+  test: {
+    name,
+    include: [`test/${folder}/**/*.test.ts`],
+    globalSetup: ['test/support/one-cluster.ts'],
+    sequence: { groupOrder },
+  },
+})
+
+const withKysely = (name: string, entry: string, groupOrder: number): TestProjectInlineConfiguration => ({
+  ...withDatabase(name, 'kysely', groupOrder),
+  // Applies to `src` and to the tests alike, so that both see the same Kysely.
+  resolve: { alias: [{ find: /^kysely$/, replacement: join(import.meta.dirname, 'node_modules', entry) }] },
+})
+
+export default defineConfig({
+  test: {
+    pool: 'forks',
+    maxWorkers: 2,
+    retry: 0,
+    testTimeout: 30_000,
+    hookTimeout: 30_000,
+    // What is polled for comes late on a busy machine; how late is no matter of the test.
+    expect: { poll: { timeout: 20_000 } },
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['test/*.test.ts', 'test/{core,config,sql,telemetry,engine,types}/**/*.test.ts'],
+        },
+      },
+      withDatabase('support', 'support', 1),
+      withDatabase('wire', 'wire', 2),
+      withKysely('kysely-0.28', 'kysely-0.28/dist/esm/index.js', 3),
+      withKysely('kysely-0.29', 'kysely/dist/index.js', 4),
+      withKysely('kysely-next', 'kysely-next/dist/index.js', 5),
+      withDatabase('faults', 'faults', 6),
+      withDatabase('package', 'package', 7),
+    ],
+  },
+})
