@@ -41,7 +41,10 @@ function openSmart({ primary, replicas, applicationName }: Addresses): ShopClien
 
 function openStock({ primary, applicationName }: Addresses): ShopClient {
   const pool = new Pool({ connectionString: primary, application_name: applicationName, max: connectionsPerServer })
-  pool.on('error', () => {}) // an idle connection broke: pg opens another one, and a caller that fails is counted
+  // A connection that breaks while it is idle, in the pool or between two queries of a transaction, would end this
+  // process. The pool opens another one, and a caller that fails is counted.
+  pool.on('error', () => {})
+  pool.on('connect', (connection) => connection.on('error', () => {}))
   const db = new Kysely<Shop>({ dialect: new PostgresDialect({ pool }) })
   return {
     db,

@@ -28,6 +28,11 @@ for (const [name, code] of [
 }
 // Nobody reads any more (`npm start | head`).
 process.stdout.on('error', () => interrupted.abort(1))
+// A bug must not leave a schema in somebody's database.
+process.on('uncaughtException', (error) => {
+  console.error(error)
+  interrupted.abort(1)
+})
 
 process.exit(await main(process.argv.slice(2)))
 
@@ -95,7 +100,10 @@ async function oneRound(
   await Promise.all(tallies.map((tally) => tally.begin()))
   const client = openClient(name, { primary, replicas, applicationName })
   const before = measured.operations
-  const watch = setInterval(() => progress.detail(`${measured.operations - before} operations`), 200)
+  const watch = setInterval(() => {
+    const done = measured.operations - before
+    progress.detail(done === 0 ? 'warming up' : `${done} operations`)
+  }, 200)
   try {
     const plan = {
       callers: flags.concurrency,
@@ -109,14 +117,16 @@ async function oneRound(
     clearInterval(watch)
     await client.close()
   }
+  interrupted.signal.throwIfAborted()
   return Promise.all(tallies.map((tally) => tally.end(applicationName)))
 }
 
-// Whatever is waited for, an interruption is not: the rest is cleared away under its feet.
+// On an interruption callers stop after the answer they wait for, and all connections are closed as usual. What
+// takes longer than that is not waited for: the rest is cleared away under its feet.
 async function orInterrupted<T>(work: Promise<T>): Promise<T> {
   const { signal } = interrupted
   return new Promise((resolve, reject) => {
-    signal.addEventListener('abort', () => reject(signal.reason))
+    signal.addEventListener('abort', () => setTimeout(() => reject(signal.reason), 500))
     work.then(resolve, reject)
   })
 }

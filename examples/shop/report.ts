@@ -15,7 +15,7 @@ export function report(smart: Outcome, stock: Outcome): string {
   return [
     ...measuredTable(smart, stock),
     '',
-    'Where it ran, as the servers counted it (warm-up included):',
+    'Where it ran, as the servers counted it (with warm-up and connecting):',
     ...countsTable([smart, stock]),
     ...firstErrors([smart, stock]),
   ]

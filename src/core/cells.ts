@@ -3,25 +3,24 @@
 // history read the cells when they want to know. Every name that can become a label comes from a closed list here.
 
 import type { BreakerStateName } from './events.ts'
-import type { FaultClass } from './fault.ts'
+import type { ErrorCategory, FaultClass } from './fault.ts'
 import { Histogram, sizeLadder } from './histogram.ts'
 import type { QueryKind, Role } from './types.ts'
 
 /** What a failed query is counted as. */
-export const ERROR_CATEGORIES = [
-  'connection_timeout',
-  'connection_refused',
-  'authentication_failed',
-  'query_timeout',
-  'query_error',
-  'pool_exhausted',
-  'circuit_open',
-  'connection_lost',
-  'serialization_failure',
-  'deadlock',
-  'cancelled',
-] as const
-export type ErrorCategory = (typeof ERROR_CATEGORIES)[number]
+export const ERROR_CATEGORIES = namesOf<ErrorCategory>({
+  connection_timeout: 0,
+  connection_refused: 0,
+  authentication_failed: 0,
+  query_timeout: 0,
+  query_error: 0,
+  pool_exhausted: 0,
+  circuit_open: 0,
+  connection_lost: 0,
+  serialization_failure: 0,
+  deadlock: 0,
+  cancelled: 0,
+})
 
 export const QUERY_KINDS = namesOf<QueryKind>({
   read_simple: 0,

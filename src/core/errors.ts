@@ -196,7 +196,13 @@ export class OutcomeUnknownError extends SmartPgError {
       'SMARTPG_OUTCOME_UNKNOWN',
       `The connection to node '${node}' was lost ${phase === 'commit' ? 'during COMMIT' : 'after a write was sent'}: ` +
         'whether it was applied is not known, so it was not sent again.',
-      { node, phase, retryable: false, hint: 'Ask the database whether the write is there before repeating it.', cause },
+      {
+        node,
+        phase,
+        retryable: false,
+        hint: 'Ask the database whether the write is there before repeating it.',
+        cause,
+      },
     )
   }
 }

@@ -61,7 +61,19 @@ const PLAIN_READ: Facts = {
 export const READ_FACTS: Facts = PLAIN_READ
 
 /** What makes a session as new as it was. */
-export const RESET_FACTS: Facts = { ...PLAIN_READ, kind: 'unknown', verb: 'discard', safeOnReplica: false, summary: 'DISCARD' }
+export const RESET_FACTS: Facts = {
+  ...PLAIN_READ,
+  kind: 'unknown',
+  verb: 'discard',
+  safeOnReplica: false,
+  summary: 'DISCARD',
+}
 
 /** BEGIN changes nothing, so one that was lost with its connection may be sent again on another. */
-export const BEGIN_FACTS: Facts = { ...PLAIN_READ, kind: 'transaction', verb: 'begin', safeOnReplica: false, summary: 'BEGIN' }
+export const BEGIN_FACTS: Facts = {
+  ...PLAIN_READ,
+  kind: 'transaction',
+  verb: 'begin',
+  safeOnReplica: false,
+  summary: 'BEGIN',
+}

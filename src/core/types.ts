@@ -100,7 +100,8 @@ export interface Clock {
   setTimeout(run: () => void, ms: number): Timer
   clearTimeout(timer: Timer): void
 }
-export type Timer = unknown
+/** What setTimeout gave; clearing nothing is no fault. */
+export type Timer = object | number | null | undefined
 
 /** A number in [0, 1). */
 export type Chance = () => number

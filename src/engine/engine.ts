@@ -126,7 +126,9 @@ export class Engine {
     const session = hold.pooled?.session
     if (session === undefined || session.lost !== null) return
     await this.cancel(hold).catch(() => undefined)
-    session.destroy(new SmartPgError('SMARTPG_CONNECTION_LOST', 'The session was killed on request.', { phase: 'execute' }))
+    session.destroy(
+      new SmartPgError('SMARTPG_CONNECTION_LOST', 'The session was killed on request.', { phase: 'execute' }),
+    )
   }
 
   /** A connection as a hook of the user sees it. */

@@ -42,7 +42,16 @@ export async function execute(
     if (signal?.aborted) throw signal.reason
     const { session } = pooled
     const sentAt = engine.clock.now()
-    const once = { engine, hold, statement, pooled, attempt, startedAt, sentAt, wasInTransaction: session.status !== 'idle' }
+    const once = {
+      engine,
+      hold,
+      statement,
+      pooled,
+      attempt,
+      startedAt,
+      sentAt,
+      wasInTransaction: session.status !== 'idle',
+    }
     beforeSending(once)
     try {
       const name = engine.nameOf(statement)

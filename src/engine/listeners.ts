@@ -20,7 +20,7 @@ export class Listeners {
   }
 
   emit<Name extends EventName>(name: Name, event: Events[Name]): void {
-    const list = this.#lists[name] as Listener<Name>[] | undefined
+    const list: Listener<Name>[] | undefined = this.#lists[name]
     if (list === undefined) return
     for (const listener of [...list]) {
       try {
@@ -32,7 +32,7 @@ export class Listeners {
   }
 
   #remove<Name extends EventName>(name: Name, listener: Listener<Name>): void {
-    const list = this.#lists[name] as Listener<Name>[] | undefined
+    const list: Listener<Name>[] | undefined = this.#lists[name]
     const at = list?.indexOf(listener) ?? -1
     if (at >= 0) list!.splice(at, 1)
     if (list?.length === 0) delete this.#lists[name]

@@ -3,7 +3,7 @@
 // that found this process's own writes not yet replayed makes it look every few milliseconds until they are.
 
 import type { OwnWrites, PrimaryHistory, ReplicaSample } from '../core/freshness.ts'
-import { judgeReplica, parseLsn } from '../core/freshness.ts'
+import { judgeReplica, parseLsn, settleLsn } from '../core/freshness.ts'
 import { READ_FACTS } from '../core/statements.ts'
 import type { Clock, OpenSession, Row, Session } from '../core/types.ts'
 import { within } from './clock.ts'
@@ -24,7 +24,8 @@ const HURRY_MS = 2
 const REST_AFTER_MS = 10_000
 
 const PRIMARY_SQL = `select pg_is_in_recovery() as recovering,
-  case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn() end::text as lsn`
+  case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn() end::text as lsn,
+  current_setting('wal_block_size') as block, (select setting from pg_settings where name = 'wal_segment_size') as segment`
 const REPLICA_SQL = `select pg_is_in_recovery() as recovering, pg_last_wal_receive_lsn()::text as received,
   pg_last_wal_replay_lsn()::text as replayed, exists (select from pg_stat_wal_receiver) as receiving`
 
@@ -49,7 +50,8 @@ export class Monitor {
     options: MonitorOptions,
     ports: { ownWrites: OwnWrites; history: PrimaryHistory; clock: Clock; listeners: Listeners },
   ) {
-    const probe = ({ node, open }: { node: Node; open: OpenSession }): Probe => new Probe(node, open, ports.clock, options)
+    const probe = ({ node, open }: { node: Node; open: OpenSession }): Probe =>
+      new Probe(node, open, ports.clock, options)
     this.#primary = probe(primary)
     this.#replicas = replicas.map(probe)
     this.#options = options
@@ -135,7 +137,8 @@ export class Monitor {
       const row = await this.#primary.ask(PRIMARY_SQL)
       if (typeof row['lsn'] !== 'string') return null
       const lsn = parseLsn(row['lsn'])
-      this.#ownWrites.sampled(lsn, upTo)
+      // Past a page header stands a position that an idle, caught-up replica never reaches.
+      this.#ownWrites.sampled(settleLsn(lsn, Number(row['block']), Number(row['segment'])), upTo)
       return lsn
     } catch (error) {
       this.#listeners.emit('error', { node: this.#primary.node.name, during: 'probe', error })
@@ -158,6 +161,7 @@ export class Monitor {
       }
     } catch (error) {
       const because = error instanceof Error ? error.message : String(error)
+      this.#ownWrites.drop(node.name)
       node.observed({ fit: false, up: false, because, lagMs: null, lagBytes: null, at: this.#clock.now() })
       this.#listeners.emit('error', { node: node.name, during: 'probe', error })
       throw error
@@ -167,11 +171,6 @@ export class Monitor {
   #judge(node: Node, sample: ReplicaSample | null, primaryLsn: bigint | null): void {
     if (sample === null) return
     const now = this.#clock.now()
-    if (primaryLsn === null) {
-      const because = 'the primary could not be asked how far it is'
-      node.observed({ fit: false, up: true, because, lagMs: null, lagBytes: null, at: now })
-      return
-    }
     const verdict = judgeReplica(sample, primaryLsn, this.#options.limits, this.#history, now)
     node.observed({
       fit: verdict.fresh,

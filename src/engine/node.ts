@@ -72,11 +72,10 @@ export class Node {
     const now = this.#ports.clock.now()
     this.retries.requested(now)
     const permit = this.#querying.admit(now)
-    if (permit === refused || !(this.pool.hasSessions || this.#connecting.admits(now))) {
-      this.cells.breakerRejections++
-      return null
-    }
-    return permit
+    if (permit !== refused && (this.pool.hasSessions || this.#connecting.admits(now))) return permit
+    if (permit !== refused) this.#querying.giveBack(permit)
+    this.cells.breakerRejections++
+    return null
   }
 
   settleQuery(permit: Permit, outcome: Outcome, cause?: unknown): void {
@@ -94,8 +93,9 @@ export class Node {
     if (this.#querying.state === 'closed') this.settleQuery(this.#querying.admit(now), outcome, cause)
   }
 
-  admitConnect(now: number): Permit | null {
-    const permit = this.#connecting.admit(now)
+  /** A permit for one connect, or null when the circuit is open. */
+  admitConnect(): Permit | null {
+    const permit = this.#connecting.admit(this.#ports.clock.now())
     return permit === refused ? null : permit
   }
 

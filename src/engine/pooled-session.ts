@@ -43,6 +43,18 @@ export class PooledSession {
     this.idleSince = now
   }
 
+  /** Out of its pool, whether said goodbye to or destroyed. */
+  closed = false
+
+  /** The lease has given it back. */
+  returned(): void {
+    this.heldSince = 0
+    this.leakReported = false
+    this.stack = undefined
+    this.permit = null
+    this.settles()
+  }
+
   /** A statement with a deadline goes out. */
   sends(now: number, doing: string, timed: boolean): void {
     this.doing = doing

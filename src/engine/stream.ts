@@ -9,7 +9,11 @@ import type { Hold } from './hold.ts'
 
 const BEGIN_READ: Statement = { sql: 'begin read only', parameters: [], facts: BEGIN_FACTS }
 const BEGIN_WRITE: Statement = { sql: 'begin', parameters: [], facts: BEGIN_FACTS }
-const COMMIT: Statement = { sql: 'commit', parameters: [], facts: { ...BEGIN_FACTS, verb: 'commit', summary: 'COMMIT' } }
+const COMMIT: Statement = {
+  sql: 'commit',
+  parameters: [],
+  facts: { ...BEGIN_FACTS, verb: 'commit', summary: 'COMMIT' },
+}
 
 /** Yields at most `chunkSize` rows at a time. */
 export async function* stream(
@@ -42,7 +46,13 @@ export async function* stream(
   }
 }
 
-async function begin(engine: Engine, hold: Hold, statement: Statement, raw: boolean, signal?: AbortSignal): Promise<void> {
+async function begin(
+  engine: Engine,
+  hold: Hold,
+  statement: Statement,
+  raw: boolean,
+  signal?: AbortSignal,
+): Promise<void> {
   const { facts } = statement
   // Raw and unknown statements may write; a read only transaction would refuse them.
   const readOnly = facts.safeOnReplica && !raw

@@ -64,7 +64,7 @@ export class WaitQueue<T> {
   /** Everybody whose deadline has come, now out of the queue. */
   expired(now: number): Waiter<T>[] {
     const gone: Waiter<T>[] = []
-    for (let place = this.#first; place !== null; ) {
+    for (let place = this.#first; place !== null;) {
       const after = place.after
       if (place.waiter.deadline <= now) {
         this.leave(place)

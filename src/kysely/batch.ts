@@ -91,7 +91,11 @@ function compile(db: Kysely<unknown>, query: BatchItem, index: number): Compiled
     if ('sql' in item && 'parameters' in item && 'query' in item) return query as CompiledQuery
   }
   throw new ConfigError([
-    { path: `batch[${index}]`, received: item === null ? 'null' : typeof item, expected: 'a query builder, sql`…` or CompiledQuery' },
+    {
+      path: `batch[${index}]`,
+      received: item === null ? 'null' : typeof item,
+      expected: 'a query builder, sql`…` or CompiledQuery',
+    },
   ])
 }
 
@@ -115,7 +119,11 @@ async function runOnLease(
   refuseWhatBreaksIt(lease, queries)
   if (!own && options.isolationLevel !== undefined) {
     throw new ConfigError([
-      { path: 'batch.isolationLevel', received: `'${options.isolationLevel}'`, expected: 'nothing inside a transaction' },
+      {
+        path: 'batch.isolationLevel',
+        received: `'${options.isolationLevel}'`,
+        expected: 'nothing inside a transaction',
+      },
     ])
   }
   const { clock } = lease.engine
@@ -159,7 +167,9 @@ async function inOrder(
   const results: QueryResult<unknown>[] = []
   for (const [index, query] of queries.entries()) {
     signal?.throwIfAborted()
-    results.push(await connection.executeQuery(query).catch((cause: unknown) => fail(connection, index, 'execute', cause)))
+    results.push(
+      await connection.executeQuery(query).catch((cause: unknown) => fail(connection, index, 'execute', cause)),
+    )
   }
   return results
 }

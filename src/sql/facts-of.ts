@@ -1,16 +1,35 @@
-import type { Facts } from '../core/types.ts'
-import { READ_FACTS, RESET_FACTS, BEGIN_FACTS } from '../core/statements.ts'
+// Remembers the facts of SQL texts, because programs send the same few texts for ever. Each dialect has a cache
+// of its own; nothing is shared between two of them.
+
+import { LRUCache } from 'lru-cache'
+import { factsOf } from './facts.ts'
+import type { ExplainedFacts } from './facts.ts'
+
+/** Longer texts are bulk inserts with their values written out: none comes twice. */
+const LONGEST_TEXT = 64 * 1024
+
+/** All texts together, in characters, so that many long ones cannot fill the memory. */
+const ALL_TEXTS = 16 * 1024 * 1024
+
+/** Facts by SQL text; keeps the `max` texts used last (default 5,000). */
 export class FactsCache {
-  #m = new Map<string, Facts>()
-  of(sql: string): Facts {
-    let f = this.#m.get(sql)
-    if (f) return f
-    const v = /^\s*(\w*)/.exec(sql)![1]!.toLowerCase()
-    if (v === 'select') f = { ...READ_FACTS, preparable: true }
-    else if (['insert','update','delete'].includes(v)) f = { ...RESET_FACTS, kind: 'write_simple', writes: true, preparable: true, verb: v, summary: v }
-    else if (['begin','commit','rollback','start','savepoint','release'].includes(v)) f = { ...BEGIN_FACTS, verb: v, retrySafe: false }
-    else f = { ...RESET_FACTS, writes: true, stateful: true, verb: v, summary: v }
-    this.#m.set(sql, f)
-    return f
+  readonly #facts: LRUCache<string, ExplainedFacts>
+
+  constructor(max = 5_000) {
+    this.#facts = new LRUCache({ max, maxSize: ALL_TEXTS, sizeCalculation: (_facts, sql) => sql.length + 1 })
+  }
+
+  /** The number of texts remembered. */
+  get size(): number {
+    return this.#facts.size
+  }
+
+  of(sql: string): ExplainedFacts {
+    if (sql.length > LONGEST_TEXT) return factsOf(sql)
+    const known = this.#facts.get(sql)
+    if (known !== undefined) return known
+    const facts = factsOf(sql)
+    this.#facts.set(sql, facts)
+    return facts
   }
 }

@@ -4,6 +4,8 @@
 // (`txid_current` is STABLE and fails on a standby, `pg_walfile_name` even IMMUTABLE), so the names that look
 // like reads and must not travel stand below with the reason. A name in no list may do anything at all.
 
+import { words } from './keywords.ts'
+
 /** What calling a function may mean for where the statement runs and what it leaves behind. */
 export interface Effect {
   readonly because: string
@@ -211,14 +213,22 @@ const STAYING: readonly (readonly [effect: Effect, names: readonly string[]])[] 
     // A standby would do these too, to itself.
     { ...STAYS, because: 'acts on the server', writes: true, waits: true },
     words(`
-      pg_cancel_backend pg_copy_logical_replication_slot pg_copy_physical_replication_slot
-      pg_create_logical_replication_slot pg_create_physical_replication_slot pg_create_restore_point
-      pg_drop_replication_slot pg_log_backend_memory_contexts pg_log_standby_snapshot pg_logical_slot_get_binary_changes
-      pg_logical_slot_get_changes pg_logical_slot_peek_binary_changes pg_logical_slot_peek_changes pg_promote
-      pg_reload_conf pg_replication_slot_advance pg_rotate_logfile pg_stat_force_next_flush pg_stat_reset
+      pg_cancel_backend pg_create_restore_point pg_drop_replication_slot pg_log_backend_memory_contexts
+      pg_log_standby_snapshot pg_logical_slot_get_binary_changes pg_logical_slot_get_changes
+      pg_logical_slot_peek_binary_changes pg_logical_slot_peek_changes pg_promote pg_reload_conf
+      pg_replication_slot_advance pg_rotate_logfile pg_stat_force_next_flush pg_stat_reset
       pg_stat_reset_backend_stats pg_stat_reset_replication_slot pg_stat_reset_shared
       pg_stat_reset_single_function_counters pg_stat_reset_single_table_counters pg_stat_reset_slru
-      pg_stat_reset_subscription_stats pg_switch_wal pg_terminate_backend pg_wal_replay_pause pg_wal_replay_resume
+      pg_stat_reset_subscription_stats pg_switch_wal pg_terminate_backend pg_wal_replay_pause
+      pg_wal_replay_resume
+    `),
+  ],
+  [
+    // A temporary slot lives as long as the session that made it.
+    { ...STAYS, because: 'makes a replication slot', writes: true, stateful: true, waits: true },
+    words(`
+      pg_copy_logical_replication_slot pg_copy_physical_replication_slot pg_create_logical_replication_slot
+      pg_create_physical_replication_slot
     `),
   ],
   [
@@ -253,7 +263,3 @@ export function effectOf(name: string): Effect {
 }
 
 const SERVER_STATISTICS: Effect = { ...STAYS, because: 'each server answers for itself' }
-
-function words(list: string): string[] {
-  return list.trim().split(/\s+/)
-}

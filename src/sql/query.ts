@@ -5,7 +5,8 @@
 // before a parenthesis is a function unless it is certain that it is not.
 
 import { AGGREGATES } from './functions.ts'
-import { INFIX, RESERVED, SYNTAX_CALLS } from './keywords.ts'
+import { INFIX, RESERVED, SYNTAX_CALLS, words } from './keywords.ts'
+import { Kind } from './scan.ts'
 import type { TokenKind, Tokens } from './scan.ts'
 
 export interface QueryNotes {
@@ -45,10 +46,10 @@ export function readQuery(tokens: Tokens, from: number, to: number): QueryNotes 
 /** Where we stand in a list of relations: not in one, before an item, after its name, after its alias. */
 type Item = 'no' | 'expected' | 'target' | 'named' | 'aliased'
 
-type Clause = 'none' | 'with' | 'list' | 'from' | 'group' | 'values' | 'target' | 'other'
+type Clause = 'none' | 'with' | 'list' | 'from' | 'group' | 'values' | 'target' | 'columns' | 'other'
 
-/** In a WITH list: before a name, after it, in its body, after its body. */
-type Cte = 'no' | 'name' | 'as' | 'body' | 'after'
+/** In a WITH list: before a name, after it, after AS, in the body, after the body. */
+type Cte = 'no' | 'name' | 'named' | 'as' | 'body' | 'after'
 
 /** What stood before a parenthesis; OVER and FILTER may follow only a call or another such clause. */
 type Opener = 'call' | 'plain'
@@ -69,7 +70,7 @@ interface Frame {
 }
 
 class QueryReader {
-  readonly #kinds: readonly TokenKind[]
+  readonly #kinds: Tokens['kinds']
   readonly #texts: readonly string[]
   readonly #from: number
   readonly #to: number
@@ -112,58 +113,73 @@ class QueryReader {
 
   /** Takes the token at `at` and what belongs to it; returns the index of the next one. */
   #token(at: number): number {
+    const frame = this.#frame
+    const next = this.#take(at)
+    frame.started = true
+    return next
+  }
+
+  #take(at: number): number {
     switch (this.#kind(at)) {
-      case '(':
+      case Kind.open:
+      case Kind.openBracket:
         this.#open('plain')
         return at + 1
-      case ')':
+      case Kind.close:
+      case Kind.closeBracket:
         this.#close()
         return at + 1
-      case ',':
+      case Kind.comma:
         this.#comma(at)
         return at + 1
-      case '::':
+      case Kind.cast:
         return this.#afterType(at + 1)
-      case 'word':
+      case Kind.word:
         return this.#word(at)
-      case 'quoted':
-      case 'unicode-name':
+      case Kind.quoted:
+      case Kind.unicodeName:
         return this.#name(at)
       default:
+        // `FROM t *` is old SQL for t with its children; behind any other value there is no alias.
+        if (this.#texts[at] !== '*') this.#noAlias()
         return at + 1
     }
   }
 
-  // Past the end there are no kinds and no texts, and nothing below asks for the difference.
-  #kind(at: number): TokenKind | undefined {
-    return at >= this.#from && at < this.#to ? this.#kinds[at] : undefined
+  #noAlias(): void {
+    if (this.#frame.item === 'named') this.#frame.item = 'no'
+  }
+
+  #kind(at: number): TokenKind {
+    return at >= this.#from && at < this.#to ? (this.#kinds[at] as TokenKind) : Kind.end
   }
 
   /** The folded word at `at`, or `''` when something else stands there. */
   #wordAt(at: number): string {
-    return this.#kind(at) === 'word' ? this.#texts[at]! : ''
+    return this.#kind(at) === Kind.word ? this.#texts[at]! : ''
   }
 
   #isName(at: number): boolean {
     const kind = this.#kind(at)
-    return kind === 'word' || kind === 'quoted' || kind === 'unicode-name'
+    return kind === Kind.word || kind === Kind.quoted || kind === Kind.unicodeName
   }
 
-  #open(opener: Opener): void {
+  #open(opener: Opener, clause: Clause = 'none'): void {
     const outer = this.#frame
     if (this.#stack.length >= MAX_DEPTH) {
       this.#notes.unclear = true
       return
     }
-    const frame = newFrame(opener)
+    const frame = newFrame(opener, clause)
     if (outer.item === 'expected') {
       outer.item = 'named'
       frame.item = 'expected'
       frame.clause = 'from'
+    } else if (outer.item === 'target') {
+      outer.item = 'no'
+      frame.item = 'target'
     }
-    if (outer.clause === 'group') frame.clause = 'group'
-    if (outer.cte === 'as' && opener === 'plain' && outer.pending !== '' && outer.clause === 'with') outer.cte = 'body'
-    this.#start(outer)
+    if (outer.cte === 'as') outer.cte = 'body'
     this.#stack.push(outer)
     this.#frame = frame
   }
@@ -198,7 +214,7 @@ class QueryReader {
   }
 
   #startsCte(at: number): boolean {
-    return this.#isName(at) && (this.#wordAt(at + 1) === 'as' || this.#kind(at + 1) === '(')
+    return this.#isName(at) && (this.#wordAt(at + 1) === 'as' || this.#kind(at + 1) === Kind.open)
   }
 
   #showCte(name: string): void {
@@ -211,18 +227,13 @@ class QueryReader {
     return !this.#frame.started || this.#frame.cte === 'after'
   }
 
-  #start(frame: Frame): void {
-    frame.started = true
-  }
-
   #begin(verb: string): void {
     const frame = this.#frame
     if (frame.verb === '') frame.verb = verb
-    if (this.#notes.verb === '' && this.#stack.every((outer) => outer.verb === '' && outer.cte === 'no')) {
+    if (this.#notes.verb === '' && this.#stack.every((outer) => outer.verb === '' && outer.cte !== 'body')) {
       this.#notes.verb = verb
     }
     frame.cte = 'no'
-    this.#start(frame)
   }
 
   #clause(clause: Clause, item: Item = 'no'): void {
@@ -232,19 +243,17 @@ class QueryReader {
 
   #word(at: number): number {
     const word = this.#texts[at]!
-    if (this.#kind(at + 1) === '.' || this.#frame.cte === 'name') {
+    if (this.#kind(at + 1) === Kind.dot || this.#frame.cte === 'name') {
       if (!(this.#frame.cte === 'name' && word === 'recursive' && !this.#afterNameOfCte(at))) return this.#name(at)
       this.#frame.recursive = true
       return at + 1
     }
-    const next = this.#keyword(word, at)
-    if (next < 0) return this.#name(at)
-    this.#start(this.#frame)
-    return next
+    const next = KEYWORDS.has(word) ? this.#keyword(word, at) : -1
+    return next < 0 ? this.#name(at) : next
   }
 
   #afterNameOfCte(at: number): boolean {
-    return this.#wordAt(at + 1) === 'as' || this.#kind(at + 1) === '('
+    return this.#wordAt(at + 1) === 'as' || this.#kind(at + 1) === Kind.open
   }
 
   /** Index after the keyword, or -1 when the word is a name here. */
@@ -259,7 +268,7 @@ class QueryReader {
         this.#clause('list')
         return at + 1
       case 'values':
-        if (this.#wordAt(at - 1) === 'default') return at + 1
+        if (this.#kind(at + 1) !== Kind.open) return at + 1
         this.#begin('select')
         this.#clause('values')
         return at + 1
@@ -306,6 +315,10 @@ class QueryReader {
         return at + 1
       case 'group':
         notes.complex = true
+        if (this.#wordAt(at - 1) === 'within' && this.#kind(at + 1) === Kind.open) {
+          this.#open('call')
+          return at + 2
+        }
         this.#clause('group')
         return at + 1
       case 'having':
@@ -319,11 +332,16 @@ class QueryReader {
       case 'offset':
       case 'fetch':
       case 'returning':
-      case 'when':
       case 'for':
-        // CASE has its WHEN and calls have their ORDER BY: only a statement's own clauses end its lists.
+        // Calls have an ORDER BY of their own; only the statement's clauses end its lists.
         if (frame.verb !== '') this.#clause('other')
         return at + 1
+      case 'when':
+        // CASE has its WHEN too, in the middle of an ON.
+        if (frame.verb === 'merge') this.#clause('other')
+        return at + 1
+      case 'rows':
+        return frame.item === 'expected' && this.#wordAt(at + 1) === 'from' ? at + 2 : -1
       case 'set':
         if (frame.verb === '' || frame.verb === 'select') return -1
         this.#clause('other')
@@ -336,20 +354,30 @@ class QueryReader {
         return at + 1
       case 'temp':
       case 'temporary':
-        if (frame.item !== 'target') return -1
+        if (frame.item !== 'target' || frame.verb !== 'select') return -1
         notes.temporary = true
         return at + 1
       case 'unlogged':
       case 'local':
       case 'global':
-        return frame.item === 'target' && this.#isName(at + 1) ? at + 1 : -1
+        return frame.item === 'target' && frame.verb === 'select' ? at + 1 : -1
       case 'as':
         return this.#as(at)
       case 'operator':
-        return this.#kind(at + 1) === '(' ? this.#operator(at) : -1
+        return this.#kind(at + 1) === Kind.open ? this.#operator(at) : -1
       default:
-        return RESERVED.has(word) || (INFIX.has(word) && this.#kind(at + 1) !== '(') ? at + 1 : -1
+        return this.#otherKeyword(word, at)
     }
+  }
+
+  #otherKeyword(word: string, at: number): number {
+    if (RESERVED.has(word)) {
+      this.#noAlias()
+      return at + 1
+    }
+    if (this.#kind(at + 1) === Kind.open || !INFIX.has(word)) return -1
+    if (!BEFORE_JOIN.has(word)) this.#noAlias()
+    return at + 1
   }
 
   #insertedFrom(): void {
@@ -359,36 +387,31 @@ class QueryReader {
 
   #with(at: number): number {
     const next = this.#wordAt(at + 1)
+    if (next === 'ordinality' && this.#frame.clause === 'from') return at + 2
     const zone = next === 'time' && this.#wordAt(at + 2) === 'zone'
     if (zone || !(this.#startsCte(at + 1) || (next === 'recursive' && this.#startsCte(at + 2)))) return at + 1
     this.#notes.complex = true
     this.#frame.cte = 'name'
     this.#frame.recursive = false
-    // INSERT INTO t WITH … SELECT keeps its clause, so that the select is seen to feed the insert.
-    if (this.#frame.verb === 'insert') this.#insertedFrom()
-    this.#frame.clause = 'with'
-    this.#frame.item = 'no'
+    this.#insertedFrom()
+    this.#clause('with')
     return at + 1
   }
 
   #modification(word: string, at: number): number {
     const notes = this.#notes
+    const before = this.#wordAt(at - 1)
+    if (word === 'update' && (before === 'for' || before === 'key')) {
+      notes.locksRows = true
+      return at + 1
+    }
     notes.modifies = true
-    if (word === 'update' && this.#wordAt(at - 1) === 'for') {
-      notes.locksRows = true
-      return at + 1
-    }
-    if (word === 'update' && this.#wordAt(at - 1) === 'key') {
-      notes.locksRows = true
-      return at + 1
-    }
     if (this.#fresh()) {
       this.#begin(word)
       this.#clause('target', word === 'update' ? 'target' : 'no')
       return at + 1
     }
     // `WHEN NOT MATCHED THEN INSERT (a, b)` and `DO UPDATE`; anywhere else it is somebody's odd name.
-    const before = this.#wordAt(at - 1)
     return before === 'then' || before === 'do' ? at + 1 : -1
   }
 
@@ -397,7 +420,6 @@ class QueryReader {
     const before = this.#wordAt(at - 1)
     const distinct = before === 'distinct' && ['is', 'not'].includes(this.#wordAt(at - 2))
     if (distinct || frame.verb === '') return at + 1
-    if (before === 'rows' && frame.item === 'expected') return at + 1
     if (frame.verb === 'delete' && frame.clause === 'target') frame.item = 'target'
     else this.#clause('from', 'expected')
     return at + 1
@@ -406,7 +428,8 @@ class QueryReader {
   /** After AS stands a label, an alias or a type, whatever keyword it looks like, or the body of a CTE. */
   #as(at: number): number {
     const frame = this.#frame
-    if (frame.cte === 'as') {
+    if (frame.cte === 'named') {
+      frame.cte = 'as'
       let next = at + 1
       if (this.#wordAt(next) === 'not') next++
       if (this.#wordAt(next) === 'materialized') next++
@@ -432,7 +455,7 @@ class QueryReader {
       if (word === 'national' && this.#wordAt(end + 1) === 'varying') end++
     }
     for (let part = at; part <= end; part++) this.#noteTemporary(part)
-    if (this.#kind(end + 1) === '(') {
+    if (this.#kind(end + 1) === Kind.open) {
       this.#open('plain')
       return end + 2
     }
@@ -442,8 +465,8 @@ class QueryReader {
   /** OPERATOR(pg_catalog.+); an operator of any other schema may be anybody's function. */
   #operator(at: number): number {
     let next = at + 2
-    if (this.#wordAt(next) === 'pg_catalog' && this.#kind(next + 1) === '.') next += 2
-    if (this.#kind(next) !== 'operator' || this.#kind(next + 1) !== ')') {
+    if (this.#wordAt(next) === 'pg_catalog' && this.#kind(next + 1) === Kind.dot) next += 2
+    if (this.#kind(next) !== Kind.operator || this.#kind(next + 1) !== Kind.close) {
       this.#notes.functions.add('operator')
       return at + 1
     }
@@ -453,14 +476,14 @@ class QueryReader {
   /** Index of the last token of `a.b.c`. */
   #endOfChain(at: number): number {
     let end = at
-    while (this.#kind(end + 1) === '.' && this.#isName(end + 2)) end += 2
+    while (this.#kind(end + 1) === Kind.dot && this.#isName(end + 2)) end += 2
     return end
   }
 
   #name(at: number): number {
     const frame = this.#frame
     const end = this.#endOfChain(at)
-    const called = this.#kind(end + 1) === '('
+    const called = this.#kind(end + 1) === Kind.open
     this.#noteNames(at, end, called)
     if (frame.cte === 'name') {
       this.#nameCte(at)
@@ -470,7 +493,6 @@ class QueryReader {
     } else if (called && this.#isCall(at, end)) {
       this.#call(at, end)
       if (frame.item === 'expected') frame.item = 'named'
-      this.#start(frame)
       this.#open('call')
       return end + 2
     } else if (frame.item === 'expected' && !called) {
@@ -478,16 +500,17 @@ class QueryReader {
     } else if (frame.item === 'named') {
       frame.item = 'aliased'
     }
-    this.#start(frame)
     if (!called) return end + 1
-    this.#open(this.#opensCall(at, end) ? 'call' : 'plain')
+    if (frame.item === 'expected') frame.item = 'named'
+    const word = at === end ? this.#wordAt(at) : ''
+    this.#open(SYNTAX_CALLS.has(word) || word === 'filter' ? 'call' : 'plain', CLAUSE_INSIDE.get(word))
     return end + 2
   }
 
   #nameCte(at: number): void {
     const frame = this.#frame
     frame.pending = this.#texts[at]!
-    frame.cte = 'as'
+    frame.cte = 'named'
     if (frame.recursive) this.#showCte(frame.pending)
   }
 
@@ -515,7 +538,7 @@ class QueryReader {
   #noteNames(at: number, end: number, called: boolean): void {
     for (let part = at; part <= end; part += 2) {
       const text = this.#texts[part]!
-      if (this.#kind(part) === 'unicode-name') this.#notes.unicodeName = true
+      if (this.#kind(part) === Kind.unicodeName) this.#notes.unicodeName = true
       if (text === 'information_schema') this.#notes.catalog = true
       if (text === 'kysely_migration' || text === 'kysely_migration_lock') this.#notes.migrationTable = true
       if (!text.startsWith('pg_')) continue
@@ -533,7 +556,8 @@ class QueryReader {
 
   /** False only where the grammar leaves no room for a function. */
   #isCall(at: number, end: number): boolean {
-    if (end > at || this.#kind(at) !== 'word') return this.#frame.item !== 'named'
+    if (end > at) return true
+    if (this.#kind(at) !== Kind.word) return this.#frame.item !== 'named' || this.#wordAt(at - 1) === 'tablesample'
     const word = this.#texts[at]!
     if (SYNTAX_CALLS.has(word)) return false
     const before = this.#wordAt(at - 1)
@@ -558,60 +582,75 @@ class QueryReader {
         return !this.#startsGroupingItem(at)
       case 'zone':
         return !(before === 'time' && this.#wordAt(at - 2) === 'at')
+      case 'columns':
+        return !(this.#frame.clause === 'columns' && this.#afterOperand(at))
+      case 'second':
+        // INTERVAL … DAY TO SECOND (3)
+        return !(before === 'to' && ['day', 'hour', 'minute'].includes(this.#wordAt(at - 2)))
       case 'varying':
         return !['character', 'char', 'nchar', 'bit'].includes(before)
       case 'system':
       case 'bernoulli':
         return before !== 'tablesample'
       case 'repeatable':
-        return !(this.#kind(at - 1) === ')' && this.#frame.clause === 'from')
+        return !(this.#kind(at - 1) === Kind.close && this.#frame.clause === 'from')
       case 'conflict':
         return !(before === 'on' && this.#frame.verb === 'insert')
-      case 'insert':
-        return before !== 'then'
-      case 'set':
-        return this.#frame.verb === '' || this.#frame.verb === 'select'
       default:
         return this.#frame.item !== 'named' || before === 'tablesample'
     }
   }
 
-  /** Syntax like COALESCE(…), or FILTER and WITHIN GROUP, which OVER may follow. */
-  #opensCall(at: number, end: number): boolean {
-    return at === end && (SYNTAX_CALLS.has(this.#wordAt(at)) || this.#wordAt(at) === 'filter')
-  }
-
   /** OVER and FILTER follow a call; after DISTINCT ON (…) they would be names. */
   #afterCall(at: number): boolean {
-    return this.#kind(at - 1) === ')' && this.#lastClosed === 'call'
+    return this.#kind(at - 1) === Kind.close && this.#lastClosed === 'call'
   }
 
   #afterOperand(at: number): boolean {
     const before = this.#wordAt(at - 1) === 'not' ? at - 2 : at - 1
     const kind = this.#kind(before)
-    if (kind === 'word') return this.#kind(before - 1) === '.' || !NOT_OPERANDS.has(this.#texts[before]!)
-    return kind === 'quoted' || kind === 'literal' || kind === ')' || kind === ']'
+    if (kind === Kind.word) return this.#kind(before - 1) === Kind.dot || !NOT_OPERANDS.has(this.#texts[before]!)
+    return kind === Kind.quoted || kind === Kind.literal || kind === Kind.close || kind === Kind.closeBracket
   }
 
   #startsGroupingItem(at: number): boolean {
     if (this.#frame.clause !== 'group') return false
     const kind = this.#kind(at - 1)
     const before = this.#wordAt(at - 1)
-    return kind === ',' || kind === '(' || before === 'by' || before === 'distinct' || before === 'all'
+    // The words' own parentheses keep the clause; ordinary ones lose it, and CUBE in them is a function.
+    return kind === Kind.comma || kind === Kind.open || before === 'by' || before === 'distinct' || before === 'all'
   }
 }
+
+/** All that `#keyword` knows, asked first because most words are plain names. */
+const KEYWORDS: ReadonlySet<string> = new Set([
+  ...RESERVED,
+  ...INFIX,
+  ...words(`values insert merge update delete rows set share key no temp temporary unlogged local global operator`),
+])
+
+/** Words that mean something special inside these parentheses: CUBE in GROUPING SETS, COLUMNS in JSON_TABLE. */
+const CLAUSE_INSIDE: ReadonlyMap<string, Clause> = new Map([
+  ['sets', 'group'],
+  ['cube', 'group'],
+  ['rollup', 'group'],
+  ['json_table', 'columns'],
+  ['columns', 'columns'],
+])
+
+const BEFORE_JOIN: ReadonlySet<string> = new Set(words('cross full inner left natural outer right tablesample'))
 
 /** Words before LIKE that do not end a value: it may be a function's name behind them. */
 const NOT_OPERANDS: ReadonlySet<string> = new Set([
   ...RESERVED,
-  ...'at by escape filter key local over passing range rows value zone between'.split(' '),
+  ...words('at by escape filter key local over passing range rows value zone between'),
 ])
 
-function newFrame(opener: Opener): Frame {
+function newFrame(opener: Opener, clause: Clause = 'none'): Frame {
   return {
     opener,
     verb: '',
-    clause: 'none',
+    clause,
     item: 'no',
     cte: 'no',
     recursive: false,

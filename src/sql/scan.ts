@@ -3,28 +3,35 @@
 // bounded number of times, nothing ever thrown. Where servers of different versions or settings would cut the
 // text differently, the scanner does not guess: it stops and says why in `doubt`.
 
-export type TokenKind =
-  | 'word'
-  | 'quoted'
-  | 'unicode-name'
-  | 'literal'
-  | 'operator'
-  | '('
-  | ')'
-  | '['
-  | ']'
-  | ','
-  | ';'
-  | '.'
-  | ':'
-  | '::'
+/** Kinds of tokens. Numbers, because a megabyte of SQL has a million of them. */
+export const Kind = {
+  end: 0,
+  word: 1,
+  quoted: 2,
+  unicodeName: 3,
+  literal: 4,
+  operator: 5,
+  open: 6,
+  close: 7,
+  openBracket: 8,
+  closeBracket: 9,
+  comma: 10,
+  semicolon: 11,
+  dot: 12,
+  colon: 13,
+  cast: 14,
+} as const
+
+export type TokenKind = (typeof Kind)[keyof typeof Kind]
 
 export type Doubt = 'nul' | 'unfinished' | 'backslash-quote' | 'number-joined-to-word' | 'strange-character'
 
 export interface Tokens {
-  readonly kinds: readonly TokenKind[]
+  /** A `Kind` for each of `texts`; what follows them is `Kind.end`. */
+  readonly kinds: Readonly<Uint8Array>
   /** Words folded to lower case, quoted names without their quotes, operators as written, else `''`. */
   readonly texts: readonly string[]
+  readonly semicolons: number
   /** Why PostgreSQL may read the text otherwise; the tokens end where the doubt began. */
   readonly doubt: Doubt | null
 }
@@ -43,6 +50,7 @@ const MINUS = 0x2d
 const SLASH = 0x2f
 const STAR = 0x2a
 const COLON = 0x3a
+const SEMICOLON = 0x3b
 const NEWLINE = 0x0a
 const RETURN = 0x0d
 
@@ -67,17 +75,30 @@ for (const [members, value] of [
 // Bytes ≥ 0x80 are letters to PostgreSQL, the no-break space included.
 const classOf = (code: number): number => (code >= 128 ? LETTER : (CLASSES[code] ?? OTHER))
 
+const SELF_KINDS: ReadonlyMap<number, TokenKind> = new Map([
+  [0x28, Kind.open],
+  [0x29, Kind.close],
+  [0x5b, Kind.openBracket],
+  [0x5d, Kind.closeBracket],
+  [0x2c, Kind.comma],
+  [SEMICOLON, Kind.semicolon],
+  [DOT, Kind.dot],
+  [COLON, Kind.colon],
+])
+
 const NUMBER = /^(?:0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+|[0-9._]+(?:[eE][+-]?[0-9_]+)?)$/
 
 class Scanner implements Tokens {
-  readonly kinds: TokenKind[] = []
+  readonly kinds: Uint8Array
   readonly texts: string[] = []
+  semicolons = 0
   doubt: Doubt | null = null
   readonly #sql: string
   #at = 0
 
   constructor(sql: string) {
     this.#sql = sql
+    this.kinds = new Uint8Array(sql.length + 1)
   }
 
   run(): void {
@@ -107,7 +128,7 @@ class Scanner implements Tokens {
   }
 
   #push(kind: TokenKind, text: string): void {
-    this.kinds.push(kind)
+    this.kinds[this.texts.length] = kind
     this.texts.push(text)
   }
 
@@ -127,7 +148,7 @@ class Scanner implements Tokens {
       else if (!isWordPart(code)) break
     }
     this.#at = at
-    this.#push('word', upper ? fold(sql.slice(start, at), plain) : sql.slice(start, at))
+    this.#push(Kind.word, upper ? fold(sql.slice(start, at), plain) : sql.slice(start, at))
   }
 
   /** E'…' knows backslashes; B'…', X'…' and N'…' end like plain strings. */
@@ -153,7 +174,7 @@ class Scanner implements Tokens {
     if (quote !== QUOTE && quote !== DOUBLE_QUOTE) return false
     this.#at += 2
     if (quote === QUOTE) this.#plainString()
-    else this.#quotedName('unicode-name')
+    else this.#quotedName(Kind.unicodeName)
     return true
   }
 
@@ -164,11 +185,11 @@ class Scanner implements Tokens {
     // Under standard_conforming_strings = off, `\'` does not end the string. `'\'` alone is let through:
     // it is the usual ESCAPE clause, and with the setting off it leaves the text unfinished.
     if (end - start > 1 && this.#sql.slice(start, end + 1).includes("\\'")) this.doubt = 'backslash-quote'
-    this.#push('literal', '')
+    this.#push(Kind.literal, '')
     this.#at = end + 1
   }
 
-  #quotedName(kind: 'quoted' | 'unicode-name'): void {
+  #quotedName(kind: typeof Kind.quoted | typeof Kind.unicodeName): void {
     const start = this.#at + 1
     const end = this.#endOfQuoted(start, '"')
     if (end < 0) return
@@ -205,7 +226,7 @@ class Scanner implements Tokens {
     }
     if (at >= sql.length) return void this.#unfinished()
     if (this.#withoutNul(start, at) < 0) return
-    this.#push('literal', '')
+    this.#push(Kind.literal, '')
     this.#at = at + 1
   }
 
@@ -251,7 +272,7 @@ class Scanner implements Tokens {
     }
     // Until version 14, `1for` was `1 for`; a number that runs into letters is read by no two servers alike.
     if (!digits && !NUMBER.test(sql.slice(start, at))) this.doubt = 'number-joined-to-word'
-    this.#push('literal', '')
+    this.#push(Kind.literal, '')
     this.#at = at
   }
 
@@ -271,7 +292,7 @@ class Scanner implements Tokens {
       const next = sql.charCodeAt(at + 1)
       if ((code === MINUS && next === MINUS) || (code === SLASH && next === STAR)) break
     }
-    this.#push('operator', sql.slice(start, at))
+    this.#push(Kind.operator, sql.slice(start, at))
     this.#at = at
   }
 
@@ -298,17 +319,18 @@ class Scanner implements Tokens {
     const next = this.#sql.charCodeAt(this.#at + 1)
     if (code === DOT && classOf(next) === DIGIT) return this.#number()
     if (code === COLON && next === COLON) {
-      this.#push('::', '')
+      this.#push(Kind.cast, '')
       this.#at += 2
       return
     }
-    this.#push(this.#sql[this.#at] as TokenKind, '')
+    if (code === SEMICOLON) this.semicolons++
+    this.#push(SELF_KINDS.get(code)!, '')
     this.#at += 1
   }
 
   #other(code: number): void {
     if (code === QUOTE) this.#plainString()
-    else if (code === DOUBLE_QUOTE) this.#quotedName('quoted')
+    else if (code === DOUBLE_QUOTE) this.#quotedName(Kind.quoted)
     else if (code === DOLLAR) this.#dollar()
     else this.doubt = code === 0 ? 'nul' : 'strange-character'
   }
@@ -325,7 +347,7 @@ class Scanner implements Tokens {
     }
     if (parameter) {
       if (at < sql.length && classOf(sql.charCodeAt(at)) === LETTER) this.doubt = 'number-joined-to-word'
-      this.#push('literal', '')
+      this.#push(Kind.literal, '')
       this.#at = at
       return
     }
@@ -337,7 +359,7 @@ class Scanner implements Tokens {
     const end = sql.indexOf(tag, at + 1)
     if (end < 0) return void this.#unfinished()
     if (this.#withoutNul(at, end) < 0) return
-    this.#push('literal', '')
+    this.#push(Kind.literal, '')
     this.#at = end + tag.length
   }
 

@@ -12,19 +12,26 @@ export function logTo(logger: Logger | undefined, source: Source): void {
   if (logger === undefined) {
     source.on('leak', ({ node, heldMs, summary, stack }) => {
       const doing = summary === '' ? 'nothing' : summary
-      process.emitWarning(`A connection to node '${node}' has been held for ${Math.round(heldMs)} ms (last ran: ${doing}).`, {
-        type: 'SmartPgWarning',
-        code: 'SMARTPG_LEAK',
-        detail: stack,
-      })
+      process.emitWarning(
+        `A connection to node '${node}' has been held for ${Math.round(heldMs)} ms (last ran: ${doing}).`,
+        {
+          type: 'SmartPgWarning',
+          code: 'SMARTPG_LEAK',
+          detail: stack,
+        },
+      )
     })
     return
   }
   source.on('leak', (event) => logger.warn(event, 'a connection is held for too long'))
   source.on('breaker', (event) => logger.warn(event, `circuit breaker of node '${event.node}' is ${event.to}`))
-  source.on('node', (event) => logger.warn(event, `node '${event.node}' ${event.up ? 'serves reads again' : 'is left out'}`))
+  source.on('node', (event) =>
+    logger.warn(event, `node '${event.node}' ${event.up ? 'serves reads again' : 'is left out'}`),
+  )
   source.on('retry', (event) => logger.debug(event, 'a statement is tried again'))
-  source.on('error', ({ node, during, error }) => logger.warn({ node, during, error: told(error) }, `background failure: ${during}`))
+  source.on('error', ({ node, during, error }) =>
+    logger.warn({ node, during, error: told(error) }, `background failure: ${during}`),
+  )
 }
 
 /** Code and message of our own errors; of others only the code, since their words may quote values. */

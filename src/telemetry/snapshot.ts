@@ -13,7 +13,12 @@ export interface Visible {
   readonly address: { readonly host: string; readonly port: number }
   readonly cells: NodeCells
   readonly pool: { counts(): PoolCounts; readonly config: { readonly min: number } }
-  readonly health: { readonly fit: boolean; readonly up: boolean; readonly lagMs: number | null; readonly lagBytes: number | null }
+  readonly health: {
+    readonly fit: boolean
+    readonly up: boolean
+    readonly lagMs: number | null
+    readonly lagBytes: number | null
+  }
   circuitStatus(): BreakerStatus
 }
 

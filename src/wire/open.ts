@@ -5,7 +5,7 @@ import { Client } from 'pg'
 import type { ClientConfig } from 'pg'
 import type { ConnectionTarget, SslOptions, TypeParsers } from '../config/options.ts'
 import { ConfigError, SmartPgError, isSmartPgError } from '../core/errors.ts'
-import type { Clock, OpenSession, Session } from '../core/types.ts'
+import type { Clock, OpenSession, Session, Timer } from '../core/types.ts'
 import { PgSession } from './pg-session.ts'
 import type { PgClient } from './pg-client.ts'
 import type { PgSessionOptions } from './pg-session.ts'
@@ -57,7 +57,7 @@ function newClient(target: ConnectionTarget, options: OpenOptions): PgClient {
 /** One deadline and one abort over the several waits of a connect. */
 class Deadline {
   readonly #clock: Clock
-  readonly #timer: unknown
+  readonly #timer: Timer
   readonly #signal: AbortSignal | undefined
   readonly #expired: Promise<never>
   #giveUp: (() => void) | null = null

@@ -269,12 +269,16 @@ function serialize(parameters: readonly unknown[], node: string): unknown[] {
     try {
       values[i] = prepareValue(parameters[i])
     } catch (cause) {
-      throw new SmartPgError('SMARTPG_INVALID_QUERY', `Parameter $${i + 1} cannot be serialized: its conversion threw.`, {
-        node,
-        phase: 'send',
-        hint: 'Nothing was sent. What the conversion threw stands in `cause`.',
-        cause,
-      })
+      throw new SmartPgError(
+        'SMARTPG_INVALID_QUERY',
+        `Parameter $${i + 1} cannot be serialized: its conversion threw.`,
+        {
+          node,
+          phase: 'send',
+          hint: 'Nothing was sent. What the conversion threw stands in `cause`.',
+          cause,
+        },
+      )
     }
   }
   return values

@@ -192,6 +192,19 @@ describe('own writes', () => {
     expect(own.pending()).toBe(true)
   })
 
+  test('a later answer covers later writes, and an old answer that comes late spoils nothing', () => {
+    const own = new OwnWrites()
+    own.wrote()
+    own.sampled(100n, 1)
+    own.wrote()
+    own.sampled(200n, 2)
+    own.sampled(150n, 1)
+    own.replayed('replica-1', 200n)
+    expect(own.covers('replica-1')).toBe(true)
+    own.replayed('replica-1', 199n)
+    expect(own.covers('replica-1')).toBe(false)
+  })
+
   test('a primary that writes for others does not move the goal away', () => {
     const own = new OwnWrites()
     own.wrote()

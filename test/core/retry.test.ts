@@ -82,6 +82,8 @@ describe('a write', () => {
   test('that was sent and not answered is never sent again, and its outcome is called unknown', () => {
     expect(step({ facts: write })).toMatchObject({ do: 'fail', outcome: 'unknown' })
     expect(step({ facts: write, fault: fault('57P01', { severity: 'FATAL' }) })).toMatchObject({ outcome: 'unknown' })
+    // Not known to write, but not known to be harmless either.
+    expect(step({ facts: { ...write, writes: false } })).toMatchObject({ do: 'fail', outcome: 'unknown' })
     expect(step({ facts: write, fault: fault('08007') })).toMatchObject({ do: 'fail', outcome: 'unknown' })
     expect(step({ facts: write, fault: fault('53100', { severity: 'PANIC' }) })).toMatchObject({ outcome: 'unknown' })
     expect(step({ facts: write, fault: fault('SMARTPG_QUERY_TIMEOUT') })).toMatchObject({ outcome: 'unknown' })

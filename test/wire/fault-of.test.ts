@@ -129,6 +129,11 @@ describe('our own errors', () => {
     expect(faultOf(lost(new Error('length below 4')), 'query').class).toBe('connection-lost')
   })
 
+  test("a connection that was given up because of someone else's timeout is lost, not timed out", () => {
+    const timeout = new SmartPgError('SMARTPG_QUERY_TIMEOUT', 'late')
+    expect(faultOf(lost(timeout), 'query')).toMatchObject({ class: 'connection-lost', breaker: 'failure' })
+  })
+
   test('an aborted connection never counts against the server', () => {
     const abort = new DOMException('stop', 'AbortError')
     expect(faultOf(lost(abort), 'query')).toMatchObject({ class: 'connection-lost', breaker: 'ignore' })

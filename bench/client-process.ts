@@ -1,0 +1,44 @@
+// The process of one client. It does what the program in main.ts tells it, one message and one answer at a time, and
+// nothing in between.
+
+import { clients } from './clients/client.ts'
+import type { OpenClient } from './clients/client.ts'
+import { measure } from './round.ts'
+import type { Round, RoundPlan } from './round.ts'
+import { workloads } from './workloads.ts'
+
+export type Ask =
+  | { readonly do: 'open'; readonly client: string; readonly url: string; readonly connections: number }
+  | { readonly do: 'round'; readonly plan: RoundPlan }
+  | { readonly do: 'close' }
+
+export type Answer =
+  { readonly is: 'done' } | { readonly is: 'round'; readonly round: Round } | { readonly is: 'failed'; readonly why: string }
+
+let client: OpenClient | undefined
+
+async function answer(ask: Ask): Promise<Answer> {
+  switch (ask.do) {
+    case 'open': {
+      const open = await clients[ask.client]!()
+      client = open(ask.url, ask.connections)
+      return { is: 'done' }
+    }
+    case 'round': {
+      const workload = workloads.find(({ name }) => name === ask.plan.workload)!
+      return { is: 'round', round: await measure(client!, workload, ask.plan) }
+    }
+    case 'close':
+      await client?.close()
+      return { is: 'done' }
+  }
+}
+
+process.on('message', (ask: Ask) => {
+  answer(ask)
+    .catch((error: unknown): Answer => ({ is: 'failed', why: error instanceof Error ? error.stack! : String(error) }))
+    .then((reply) => process.send!(reply, () => ask.do === 'close' && process.disconnect()))
+    .catch(() => process.exit(1))
+})
+// Whoever asked is gone.
+process.on('disconnect', () => process.exit())

@@ -1,0 +1,12 @@
+// kysely-smart-pg as a user gets it: only the number of connections is set.
+
+import { Kysely } from 'kysely'
+import { SmartPgDialect } from 'kysely-smart-pg'
+import type { OpenClient } from './client.ts'
+import { operationsOf } from './kysely.ts'
+import type { Database } from './kysely.ts'
+
+export function openSmart(url: string, connections: number): OpenClient {
+  const db = new Kysely<Database>({ dialect: new SmartPgDialect({ primary: url, pool: { max: connections } }) })
+  return { ...operationsOf(db), close: () => db.destroy() }
+}

@@ -1,0 +1,201 @@
+// Opens connections for a pool: asks the circuit first, runs the hooks, backs off after a failure, and learns
+// from "too many connections" how many the server has for us. It knows nothing of who waits for them.
+
+import type { NodePoolConfig } from '../config/options.ts'
+import { CircuitOpenError, isSmartPgError } from '../core/errors.ts'
+import { connectBackoff, lifetimeEnd } from '../core/pool-plan.ts'
+import type { Chance, Clock, OpenSession, Session, Timer } from '../core/types.ts'
+import { within } from './clock.ts'
+import type { Node } from './node.ts'
+import { PooledSession } from './pooled-session.ts'
+
+export interface ConnectorPorts {
+  readonly open: OpenSession
+  readonly clock: Clock
+  readonly chance: Chance
+  /** Runs once on every new connection, before anybody uses it: hooks of the user. */
+  readonly prepare: (session: Session) => Promise<void>
+}
+
+/** What the pool is told. */
+export interface ConnectorEvents {
+  opened(pooled: PooledSession): void
+  /** `pointless`: the next try would fail as well, so whoever waits should be told. */
+  failed(error: unknown, pointless: boolean): void
+  /** The backoff after a failure is over. */
+  rested(): void
+  /** How many connections stand, whether idle or busy. */
+  standing(): number
+}
+
+/** A slot limit that the server has shown is tried again after this. */
+const SLOTS_RETRY_MS = 30_000
+/** Without waiters a failing server is only asked again when somebody comes. */
+const TRIES_UNASKED = 3
+
+export class Connector {
+  readonly #node: Node
+  readonly #config: NodePoolConfig
+  readonly #ports: ConnectorPorts
+  readonly #events: ConnectorEvents
+  readonly #stopped = new AbortController()
+  #connecting = 0
+  #failures = 0
+  #succeededOnce = false
+  #lastError: unknown = undefined
+  #connectMs = 0
+  #slots = Infinity
+  #slotsUntil = 0
+  #restTimer: Timer = null
+  readonly #watchers: (() => void)[] = []
+
+  constructor(node: Node, config: NodePoolConfig, ports: ConnectorPorts, events: ConnectorEvents) {
+    this.#node = node
+    this.#config = config
+    this.#ports = ports
+    this.#events = events
+  }
+
+  /** Connects under way. */
+  get connecting(): number {
+    return this.#connecting
+  }
+
+  /** Backing off after a failure: opening more now would only repeat it. */
+  get resting(): boolean {
+    return this.#restTimer !== null
+  }
+
+  /** Most connections: the option, or what the server has shown to be its limit. */
+  get max(): number {
+    return Math.min(this.#config.max, this.#slots)
+  }
+
+  /** Mean time of a connect, milliseconds; 0 while unknown. */
+  get connectMs(): number {
+    return this.#connectMs
+  }
+
+  /** Why the last connect failed; undefined when it did not. */
+  get lastError(): unknown {
+    return this.#lastError
+  }
+
+  open(generation: number): void {
+    const permit = this.#node.admitConnect()
+    if (permit === null) {
+      this.#failed(this.#node.circuitOpen())
+      return
+    }
+    const startedAt = this.#ports.clock.now()
+    this.#connecting++
+    void this.#openOne(startedAt, generation).then(
+      (pooled) => {
+        this.#connecting--
+        this.#node.settleConnect(permit, 'success')
+        this.#opened(pooled, startedAt)
+      },
+      (error: unknown) => {
+        this.#connecting--
+        this.#node.settleConnect(permit, this.#node.faultOf(error, 'connect').breaker, error)
+        this.#failed(error)
+      },
+    )
+  }
+
+  /** Settles when the next connect has ended, well or badly, or after `ms`. */
+  async settled(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = this.#ports.clock.setTimeout(resolve, ms)
+      this.#watchers.push(() => {
+        this.#ports.clock.clearTimeout(timer)
+        resolve()
+      })
+    })
+  }
+
+  /** Tries one slot more than the server had, once in a while. */
+  keepHouse(now: number): void {
+    if (this.#slots === Infinity || now < this.#slotsUntil) return
+    this.#slots++
+    this.#slotsUntil = now + SLOTS_RETRY_MS
+  }
+
+  /** Gives up every connect under way. */
+  stop(reason: Error): void {
+    if (this.#restTimer !== null) this.#ports.clock.clearTimeout(this.#restTimer)
+    this.#stopped.abort(reason)
+  }
+
+  async #openOne(now: number, generation: number): Promise<PooledSession> {
+    const { chance, clock, open, prepare } = this.#ports
+    const { connectTimeoutMs, maxLifetimeMs } = this.#config
+    const session = await open({ timeoutMs: connectTimeoutMs, signal: this.#stopped.signal })
+    try {
+      const slow = (): Error => new Error(`hooks of a new connection took longer than ${connectTimeoutMs} ms`)
+      await within(clock, connectTimeoutMs, prepare(session), slow)
+      if (session.lost !== null) throw session.lost
+    } catch (error) {
+      session.destroy(error as Error)
+      throw error
+    }
+    return new PooledSession(session, this.#node, now, lifetimeEnd(now, maxLifetimeMs, chance()), generation)
+  }
+
+  #opened(pooled: PooledSession, startedAt: number): void {
+    const ms = this.#ports.clock.now() - startedAt
+    this.#succeededOnce = true
+    this.#failures = 0
+    this.#lastError = undefined
+    this.#connectMs = this.#connectMs === 0 ? ms : this.#connectMs + (ms - this.#connectMs) / 10
+    this.#node.cells.connectionsOpened++
+    this.#node.cells.connectDuration.observe(Math.round(ms * 1000))
+    this.#events.opened(pooled)
+    this.#tellWatchers()
+  }
+
+  #failed(error: unknown): void {
+    this.#lastError = error
+    this.#failures++
+    const fault = this.#node.faultOf(error, 'connect')
+    this.#node.cells.connectErrors[fault.category]++
+    if (fault.class === 'too-many-connections') this.#learnSlots()
+    if (!this.#stopped.signal.aborted) this.#rest()
+    const pointless =
+      // Reads that wait for a replica can be answered elsewhere.
+      this.#node.role === 'replica' ||
+      fault.class === 'authentication' ||
+      isSmartPgError(error, 'SMARTPG_CONFIG') ||
+      // A server that has never answered is more likely misnamed than restarting.
+      (error instanceof CircuitOpenError && !this.#succeededOnce)
+    this.#events.failed(error, pointless)
+    this.#tellWatchers()
+  }
+
+  /** Whether to go on without anybody asking is decided when the rest is over. */
+  #rest(): void {
+    if (this.#restTimer !== null) return
+    this.#restTimer = this.#ports.clock.setTimeout(
+      () => {
+        this.#restTimer = null
+        this.#events.rested()
+      },
+      connectBackoff(this.#failures, this.#ports.chance()),
+    )
+  }
+
+  /** Whether a connect for nobody in particular is worth trying. */
+  get worthTryingUnasked(): boolean {
+    return this.#failures <= TRIES_UNASKED
+  }
+
+  /** The server has no slot left: live with what there is. */
+  #learnSlots(): void {
+    this.#slots = Math.max(1, this.#events.standing())
+    this.#slotsUntil = this.#ports.clock.now() + SLOTS_RETRY_MS
+  }
+
+  #tellWatchers(): void {
+    for (const wake of this.#watchers.splice(0)) wake()
+  }
+}

@@ -1,0 +1,508 @@
+// Judges SQL text: what kind of statement it is, whether a standby may run it, what it leaves behind. The rule
+// is "positively recognised, else unknown": an unknown statement goes to the primary, on a session of its own,
+// and is never sent twice. Whatever is decided has its reason in `because`.
+
+import type { Facts, QueryKind } from '../core/types.ts'
+import { effectOf, UNKNOWN_EFFECT } from './functions.ts'
+import { words } from './keywords.ts'
+import { readQuery } from './query.ts'
+import type { QueryNotes } from './query.ts'
+import { Kind, scan } from './scan.ts'
+import type { Tokens } from './scan.ts'
+
+/** Why the statement may run anywhere (`read`, `plan`) or why it stays on the primary. */
+export type Because =
+  | 'read'
+  | 'plan'
+  | 'write'
+  | 'ddl'
+  | 'transaction'
+  | 'session'
+  | 'locks rows'
+  | 'makes a table'
+  | 'unknown function'
+  | 'function stays on the primary'
+  | 'system catalog'
+  | 'migration table'
+  | 'temporary table'
+  | 'unicode name'
+  | 'server answers for itself'
+  | 'several statements'
+  | 'unclear text'
+  | 'not recognised'
+  | 'empty'
+
+/** Facts with their reason. A catalog that knows every function in `functions` may lift `unknown function`. */
+export interface ExplainedFacts extends Facts {
+  readonly because: Because
+}
+
+export function factsOf(sql: string): ExplainedFacts {
+  return judge(scan(sql))
+}
+
+export function judge(tokens: Tokens): ExplainedFacts {
+  const statements = split(tokens)
+  if (tokens.doubt !== null) {
+    const verb = verbAt(tokens, 0, tokens.texts.length)
+    return facts({ ...UNKNOWN, because: 'unclear text', multiple: true, verb, label: verb.toUpperCase() })
+  }
+  if (statements.length === 0) return facts({ ...NOTHING, because: 'empty' })
+  const [first] = statements
+  if (statements.length > MOST_STATEMENTS) {
+    return facts({ ...UNKNOWN, because: 'several statements', multiple: true })
+  }
+  if (statements.length === 1) return facts(judgeOne(tokens, first!.from, first!.to))
+  return facts(together(statements.map(({ from, to }) => judgeOne(tokens, from, to))))
+}
+
+interface Range {
+  readonly from: number
+  readonly to: number
+}
+
+/** A text with more statements is a script: to look at each of them would tell nothing new. */
+const MOST_STATEMENTS = 1_000
+
+/** The statements between semicolons; empty ones do not count. */
+function split(tokens: Tokens): Range[] {
+  const statements: Range[] = []
+  let from = 0
+  let depth = 0
+  const end = tokens.texts.length
+  if (tokens.semicolons === 0) return end === 0 ? [] : [{ from, to: end }]
+  for (let at = 0; at <= end; at++) {
+    const kind = at === end ? Kind.semicolon : tokens.kinds[at]
+    if (kind === Kind.open) depth++
+    else if (kind === Kind.close) depth--
+    // A text whose parentheses do not match is refused by the server; its end still ends a statement.
+    if (kind !== Kind.semicolon || (depth > 0 && at < end)) continue
+    if (at > from) statements.push({ from, to: at })
+    from = at + 1
+  }
+  return statements
+}
+
+/** The facts before they are frozen; `label` becomes the summary together with the tables. */
+interface Draft {
+  kind: QueryKind
+  verb: string
+  label: string
+  because: Because
+  safe: boolean
+  stateful: boolean
+  waits: boolean
+  writes: boolean
+  preparable: boolean
+  multiple: boolean
+  read: ReadonlySet<string>
+  written: ReadonlySet<string>
+  functions: ReadonlySet<string>
+}
+
+const NO_NAMES: ReadonlySet<string> = new Set()
+
+const NOTHING: Draft = {
+  kind: 'unknown',
+  verb: '',
+  label: '',
+  because: 'not recognised',
+  safe: false,
+  stateful: false,
+  waits: false,
+  writes: false,
+  preparable: false,
+  multiple: false,
+  read: NO_NAMES,
+  written: NO_NAMES,
+  functions: NO_NAMES,
+}
+
+const UNKNOWN: Draft = { ...NOTHING, stateful: true, waits: true, writes: true }
+const DDL: Draft = { ...NOTHING, kind: 'ddl', because: 'ddl', waits: true, writes: true }
+const TRANSACTION: Draft = { ...NOTHING, kind: 'transaction', because: 'transaction' }
+const SESSION: Draft = { ...NOTHING, because: 'session', stateful: true }
+
+const SUMMARY_LENGTH = 120
+
+function facts(draft: Draft): ExplainedFacts {
+  const tablesRead = [...draft.read]
+  const tablesWritten = [...draft.written]
+  return Object.freeze({
+    kind: draft.kind,
+    verb: draft.verb,
+    safeOnReplica: draft.safe,
+    stateful: draft.stateful,
+    lockWaiter: draft.waits,
+    retrySafe: draft.safe,
+    writes: draft.writes,
+    multiple: draft.multiple,
+    preparable: draft.preparable,
+    tablesRead,
+    tablesWritten,
+    functions: [...draft.functions],
+    summary: summarise(draft.label, tablesWritten, tablesRead),
+    because: draft.because,
+  })
+}
+
+/** `INSERT orders customers`: the written tables first. */
+function summarise(label: string, written: readonly string[], read: readonly string[]): string {
+  let summary = label === '' ? 'UNKNOWN' : label
+  for (const names of [written, read]) {
+    for (const name of names) {
+      if (names === read && written.includes(name)) continue
+      if (summary.length + 1 + name.length > SUMMARY_LENGTH) return `${summary} …`
+      // eslint-disable-next-line no-control-regex -- a quoted name may hold a line break, a log line may not
+      summary += ` ${name.replaceAll(/[\u0000-\u001f\u007f]/g, ' ')}`
+    }
+  }
+  return summary
+}
+
+/** Several statements in one text: everything that holds for one of them holds for all. */
+function together(parts: readonly Draft[]): Draft {
+  const kinds = new Set(parts.map((part) => part.kind))
+  const [first] = parts
+  return {
+    kind: kinds.size === 1 ? first!.kind : 'unknown',
+    verb: first!.verb,
+    label: [...new Set(parts.slice(0, 5).map((part) => part.label || 'UNKNOWN'))].join('; '),
+    because: 'several statements',
+    safe: false,
+    // BEGIN in the middle leaves the session inside a transaction.
+    stateful: parts.some((part) => part.stateful || part.kind === 'transaction'),
+    waits: parts.some((part) => part.waits),
+    writes: parts.some((part) => part.writes),
+    preparable: false,
+    multiple: true,
+    read: new Set(parts.flatMap((part) => [...part.read])),
+    written: new Set(parts.flatMap((part) => [...part.written])),
+    functions: new Set(parts.flatMap((part) => [...part.functions])),
+  }
+}
+
+/** First keyword, parentheses before it skipped; `''` for a word that begins no statement. */
+function verbAt(tokens: Tokens, from: number, to: number): string {
+  let at = from
+  while (at < to && tokens.kinds[at] === Kind.open) at++
+  const word = at < to && tokens.kinds[at] === Kind.word ? tokens.texts[at]! : ''
+  return VERBS.has(word) ? word : ''
+}
+
+function judgeOne(tokens: Tokens, from: number, to: number): Draft {
+  const verb = verbAt(tokens, from, to)
+  const draft = judgeVerb(tokens, from, to, verb)
+  draft.verb = verb
+  if (draft.label === '') draft.label = verb.toUpperCase()
+  return draft
+}
+
+function judgeVerb(tokens: Tokens, from: number, to: number, verb: string): Draft {
+  if (QUERY_VERBS.has(verb)) return judgeQuery(readQuery(tokens, from, to))
+  if (tokens.kinds[from] === Kind.open) return { ...UNKNOWN }
+  if (DDL_VERBS.has(verb)) return judgeDdl(tokens, from, to)
+  switch (verb) {
+    case 'explain':
+      return judgeExplain(tokens, from, to)
+    case 'set':
+      return judgeSet(tokens, from, to)
+    case 'show':
+      return { ...NOTHING, kind: 'read_simple', because: 'server answers for itself' }
+    case 'begin':
+    case 'commit':
+    case 'end':
+    case 'rollback':
+    case 'abort':
+    case 'savepoint':
+    case 'release':
+      return { ...TRANSACTION }
+    case 'start':
+      return wordAt(tokens, from + 1, to) === 'transaction' ? { ...TRANSACTION } : { ...UNKNOWN }
+    case 'prepare': {
+      // PREPARE TRANSACTION 'gid'; without the literal it is a statement that is called transaction.
+      const twoPhase = wordAt(tokens, from + 1, to) === 'transaction' && tokens.kinds[from + 2] === Kind.literal
+      return twoPhase ? { ...TRANSACTION } : { ...SESSION }
+    }
+    case 'reset':
+    case 'discard':
+    case 'deallocate':
+    case 'listen':
+    case 'unlisten':
+    case 'close':
+    case 'load':
+      return { ...SESSION }
+    case 'notify':
+    case 'checkpoint':
+      return { ...NOTHING, because: 'write', writes: true }
+    case 'lock':
+      return { ...NOTHING, because: 'locks rows', waits: true, writes: true }
+    case 'copy':
+      return judgeCopy(tokens, from, to)
+    default:
+      return { ...UNKNOWN }
+  }
+}
+
+const QUERY_VERBS: ReadonlySet<string> = new Set(words('select with values table insert update delete merge'))
+
+// Maintenance counts as DDL: it works on the structure, takes its locks and changes no row anyone sees.
+const DDL_VERBS: ReadonlySet<string> = new Set(
+  words(`create alter drop truncate comment grant revoke security reassign import
+    refresh reindex cluster vacuum analyze analyse`),
+)
+
+const VERBS: ReadonlySet<string> = new Set([
+  ...QUERY_VERBS,
+  ...DDL_VERBS,
+  ...words(`explain set show begin commit end rollback abort savepoint release start prepare execute deallocate
+    reset discard listen unlisten notify load lock declare fetch move close copy call do checkpoint`),
+])
+
+function wordAt(tokens: Tokens, at: number, to: number): string {
+  return at < to && tokens.kinds[at] === Kind.word ? tokens.texts[at]! : ''
+}
+
+/** What the functions of a query do, all together. */
+interface Calls {
+  because: Because | null
+  unknown: boolean
+  stateful: boolean
+  writes: boolean
+  waits: boolean
+}
+
+function judgeCalls(functions: ReadonlySet<string>): Calls {
+  const calls: Calls = { because: null, unknown: false, stateful: false, writes: false, waits: false }
+  for (const name of functions) {
+    const effect = effectOf(name)
+    if (effect.anywhere) continue
+    // A function that is known to stay is the better reason: no catalog can lift it.
+    if (effect === UNKNOWN_EFFECT) calls.unknown = true
+    else calls.because = 'function stays on the primary'
+    calls.stateful ||= effect.stateful
+    calls.writes ||= effect.writes
+    calls.waits ||= effect.waits
+  }
+  if (calls.unknown) calls.because ??= 'unknown function'
+  return calls
+}
+
+function judgeQuery(notes: QueryNotes): Draft {
+  if (notes.unclear || notes.verb === '') return { ...UNKNOWN, because: 'unclear text' }
+  const calls = judgeCalls(notes.functions)
+  const names = {
+    label: notes.verb.toUpperCase(),
+    preparable: true,
+    read: notes.tablesRead,
+    written: notes.tablesWritten,
+    functions: notes.functions,
+  }
+  if (notes.verb !== 'select' || notes.modifies || notes.into) {
+    // A data-modifying CTE under a select has its INTO too; only one without INSERT and the like makes a table.
+    const table = notes.into && !notes.modifies
+    return {
+      ...NOTHING,
+      ...names,
+      kind: table ? 'ddl' : notes.bulk ? 'write_bulk' : 'write_simple',
+      because: table ? 'makes a table' : 'write',
+      stateful: calls.stateful || notes.temporary,
+      waits: true,
+      writes: true,
+      preparable: !table,
+    }
+  }
+  const because = obstacle(notes) ?? calls.because
+  return {
+    ...NOTHING,
+    ...names,
+    kind: notes.complex ? 'read_complex' : 'read_simple',
+    because: because ?? 'read',
+    safe: because === null,
+    stateful: calls.stateful || notes.temporary,
+    waits: calls.waits || notes.locksRows,
+    writes: calls.writes,
+  }
+}
+
+/** What keeps a select off a standby, its functions aside. */
+function obstacle(notes: QueryNotes): Because | null {
+  if (notes.locksRows) return 'locks rows'
+  if (notes.temporary) return 'temporary table'
+  if (notes.migrationTable) return 'migration table'
+  if (notes.catalog) return 'system catalog'
+  if (notes.unicodeName) return 'unicode name'
+  return null
+}
+
+const EXPLAIN_OPTIONS: ReadonlySet<string> = new Set(
+  words(`analyze analyse verbose costs settings generic_plan buffers serialize wal timing summary memory format
+    text xml json yaml none binary true false on off`),
+)
+
+/** Planning an insert writes nothing; running one under ANALYZE does. */
+function judgeExplain(tokens: Tokens, from: number, to: number): Draft {
+  let at = from + 1
+  let analyze = false
+  const options = tokens.kinds[at] === Kind.open && !QUERY_VERBS.has(verbAt(tokens, at, to))
+  if (options) {
+    for (at++; at < to && tokens.kinds[at] !== Kind.close; at++) {
+      const word = wordAt(tokens, at, to)
+      if (word === 'analyze' || word === 'analyse') analyze = true
+      if (tokens.kinds[at] === Kind.open || (word !== '' && !EXPLAIN_OPTIONS.has(word))) return { ...UNKNOWN }
+    }
+    at++
+  } else {
+    if (['analyze', 'analyse'].includes(wordAt(tokens, at, to))) {
+      analyze = true
+      at++
+    }
+    if (wordAt(tokens, at, to) === 'verbose') at++
+  }
+  if (!QUERY_VERBS.has(verbAt(tokens, at, to))) return { ...UNKNOWN }
+  const notes = readQuery(tokens, at, to)
+  const inner = judgeQuery(notes)
+  inner.label = `EXPLAIN ${inner.label}`
+  inner.preparable = false
+  return analyze || notes.unclear || notes.verb === '' ? inner : plan(notes, inner)
+}
+
+function plan(notes: QueryNotes, inner: Draft): Draft {
+  // Locks, writes and built-in functions that write are not reached by the planner; a function that is unknown
+  // may be, when somebody declared it stable.
+  const { unknown } = judgeCalls(notes.functions)
+  const because = obstacle({ ...notes, locksRows: false }) ?? (unknown ? 'unknown function' : null)
+  return {
+    ...inner,
+    kind: 'read_simple',
+    because: because ?? 'plan',
+    safe: because === null,
+    stateful: unknown || notes.temporary,
+    waits: unknown,
+    writes: unknown,
+    read: new Set([...notes.tablesRead, ...notes.tablesWritten]),
+    written: NO_NAMES,
+  }
+}
+
+/**
+ * SET LOCAL, SET TRANSACTION and SET CONSTRAINTS end with their transaction. `SET local.x = 1` is none of them:
+ * a parameter of one's own may have such a name before its dot.
+ */
+function judgeSet(tokens: Tokens, from: number, to: number): Draft {
+  const next = tokens.kinds[from + 2]
+  const named = next === 'word' && tokens.texts[from + 2] !== 'to'
+  switch (wordAt(tokens, from + 1, to)) {
+    case 'local':
+      return named || next === 'quoted' ? { ...TRANSACTION, label: 'SET LOCAL' } : { ...SESSION }
+    case 'transaction':
+      return named ? { ...TRANSACTION, label: 'SET TRANSACTION' } : { ...SESSION }
+    case 'constraints':
+      return named || next === 'quoted' ? { ...TRANSACTION, label: 'SET CONSTRAINTS' } : { ...SESSION }
+    default:
+      return { ...SESSION }
+  }
+}
+
+function judgeCopy(tokens: Tokens, from: number, to: number): Draft {
+  const name = chain(tokens, from + 1, to)
+  if (name.text === '') return { ...UNKNOWN }
+  let at = name.next
+  if (tokens.kinds[at] === Kind.open) while (at < to && tokens.kinds[at++] !== Kind.close);
+  const direction = wordAt(tokens, at, to)
+  if (direction === 'from') return { ...UNKNOWN, kind: 'write_bulk', because: 'write', written: new Set([name.text]) }
+  return { ...UNKNOWN, read: direction === 'to' ? new Set([name.text]) : NO_NAMES }
+}
+
+const OBJECTS: ReadonlySet<string> = new Set(
+  words(`table view index sequence function procedure trigger type schema extension domain role user database policy rule
+  aggregate operator publication subscription statistics server collation conversion cast language tablespace`),
+)
+
+function judgeDdl(tokens: Tokens, from: number, to: number): Draft {
+  const verb = tokens.texts[from]!
+  const draft: Draft = { ...DDL }
+  const object = objectAt(tokens, from, to)
+  const word = object < 0 ? '' : tokens.texts[object]!
+  draft.label = word === '' ? verb.toUpperCase() : `${verb} ${word}`.toUpperCase()
+  draft.written = new Set(ddlTables(tokens, from, to, verb, object))
+  // An extension's script may do anything, and whatever is temporary belongs to the session.
+  draft.stateful = word === 'extension' || namesTemporary(tokens, from, to, verb)
+  return verb === 'create' ? withQuery(tokens, object < 0 ? from : object, to, draft) : draft
+}
+
+/** Index of the word that says what is created, altered or dropped, or -1. */
+function objectAt(tokens: Tokens, from: number, to: number): number {
+  for (let at = from + 1; at < Math.min(to, from + 8); at++) {
+    if (OBJECTS.has(wordAt(tokens, at, to))) return at
+  }
+  return -1
+}
+
+function namesTemporary(tokens: Tokens, from: number, to: number, verb: string): boolean {
+  for (let at = from; at < to; at++) {
+    const kind = tokens.kinds[at]
+    const text = tokens.texts[at]!
+    if ((kind === Kind.word || kind === Kind.quoted) && text.startsWith('pg_temp')) return true
+    if (kind === Kind.word && verb === 'create' && (text === 'temp' || text === 'temporary')) return true
+  }
+  return false
+}
+
+function ddlTables(tokens: Tokens, from: number, to: number, verb: string, object: number): string[] {
+  let at = object + 1
+  const word = object < 0 ? '' : tokens.texts[object]!
+  if (verb === 'truncate') at = word === 'table' && object === from + 1 ? object + 1 : from + 1
+  else if (word === 'index' && verb === 'create') {
+    while (at < to && wordAt(tokens, at, to) !== 'on') at++
+    at++
+  } else if (word !== 'table' && word !== 'view') return []
+  const tables: string[] = []
+  while (at < to) {
+    while (SKIPPED_BEFORE_NAME.has(wordAt(tokens, at, to))) at++
+    const name = chain(tokens, at, to)
+    if (name.text === '') break
+    tables.push(name.text)
+    at = tokens.kinds[name.next] === Kind.operator ? name.next + 1 : name.next
+    if ((verb !== 'drop' && verb !== 'truncate') || tokens.kinds[at] !== Kind.comma) break
+    at++
+  }
+  return tables
+}
+
+const SKIPPED_BEFORE_NAME: ReadonlySet<string> = new Set(['if', 'not', 'exists', 'only', 'concurrently'])
+
+/** CREATE TABLE … AS runs its query at once, and with it its functions. */
+function withQuery(tokens: Tokens, object: number, to: number, draft: Draft): Draft {
+  if (tokens.texts[object] !== 'table' && tokens.texts[object - 1] !== 'materialized') return draft
+  let depth = 0
+  for (let at = object; at < to; at++) {
+    const kind = tokens.kinds[at]
+    if (kind === Kind.open) depth++
+    else if (kind === Kind.close) depth--
+    else if (depth === 0 && wordAt(tokens, at, to) === 'as') {
+      if (wordAt(tokens, at + 1, to) === 'execute') return { ...draft, stateful: true }
+      if (!QUERY_VERBS.has(verbAt(tokens, at + 1, to))) continue
+      const notes = readQuery(tokens, at + 1, to)
+      const stateful = draft.stateful || notes.unclear || notes.temporary || judgeCalls(notes.functions).stateful
+      return { ...draft, stateful, read: notes.tablesRead, functions: notes.functions }
+    }
+  }
+  return draft
+}
+
+/** The name `a.b.c` at `at`, as it is kept in the facts, and the index after it. */
+function chain(tokens: Tokens, at: number, to: number): { text: string; next: number } {
+  if (at >= to || !isName(tokens, at)) return { text: '', next: at }
+  let text = tokens.texts[at]!
+  let next = at + 1
+  while (next + 1 < to && tokens.kinds[next] === Kind.dot && isName(tokens, next + 1)) {
+    text += `.${tokens.texts[next + 1]!}`
+    next += 2
+  }
+  return { text, next }
+}
+
+function isName(tokens: Tokens, at: number): boolean {
+  return tokens.kinds[at] === Kind.word || tokens.kinds[at] === Kind.quoted || tokens.kinds[at] === Kind.unicodeName
+}
