@@ -2,12 +2,26 @@
 // from "too many connections" how many the server has for us. It knows nothing of who waits for them.
 
 import type { NodePoolConfig } from '../config/options.ts'
+import type { Outcome, Permit } from '../core/breaker.ts'
+import type { NodeCells } from '../core/cells.ts'
 import { CircuitOpenError, isSmartPgError } from '../core/errors.ts'
+import type { Fault } from '../core/fault.ts'
 import { connectBackoff, lifetimeEnd } from '../core/pool-plan.ts'
-import type { Chance, Clock, OpenSession, Session, Timer } from '../core/types.ts'
+import type { Chance, Clock, OpenSession, Role, Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
-import type { Node } from './node.ts'
 import { PooledSession } from './pooled-session.ts'
+
+/** The node, as far as its connections need to know it. */
+export interface Host {
+  readonly name: string
+  readonly role: Role
+  readonly cells: NodeCells
+  /** A permit for one connect, or null when the circuit is open. */
+  admitConnect(): Permit | null
+  settleConnect(permit: Permit, outcome: Outcome, cause?: unknown): void
+  circuitOpen(): CircuitOpenError
+  faultOf(error: unknown, during: 'connect' | 'query'): Fault
+}
 
 export interface ConnectorPorts {
   readonly open: OpenSession
@@ -34,7 +48,7 @@ const SLOTS_RETRY_MS = 30_000
 const TRIES_UNASKED = 3
 
 export class Connector {
-  readonly #node: Node
+  readonly #node: Host
   readonly #config: NodePoolConfig
   readonly #ports: ConnectorPorts
   readonly #events: ConnectorEvents
@@ -49,7 +63,7 @@ export class Connector {
   #restTimer: Timer = null
   readonly #watchers: (() => void)[] = []
 
-  constructor(node: Node, config: NodePoolConfig, ports: ConnectorPorts, events: ConnectorEvents) {
+  constructor(node: Host, config: NodePoolConfig, ports: ConnectorPorts, events: ConnectorEvents) {
     this.#node = node
     this.#config = config
     this.#ports = ports
@@ -139,7 +153,7 @@ export class Connector {
       session.destroy(error as Error)
       throw error
     }
-    return new PooledSession(session, this.#node, now, lifetimeEnd(now, maxLifetimeMs, chance()), generation)
+    return new PooledSession(session, now, lifetimeEnd(now, maxLifetimeMs, chance()), generation)
   }
 
   #opened(pooled: PooledSession, startedAt: number): void {

@@ -1,13 +1,18 @@
 // What one lease holds at the engine: nothing yet, or one connection of its own until it lets go. The first
 // statement decides the node; after that nobody routes, and inside a transaction nobody retries.
 
+import type { Permit } from '../core/breaker.ts'
 import type { CloseReason, RouteReason } from '../core/cells.ts'
+import type { Facts } from '../core/types.ts'
+import type { Node } from './node.ts'
 import type { PooledSession } from './pooled-session.ts'
 
 export class Hold {
   /** What kind of transaction was asked for. */
   transaction: 'none' | 'read-write' | 'read-only' = 'none'
   pooled: PooledSession | null = null
+  /** Whose connection it is, or was last. */
+  node: Node | null = null
   /** Why the connection is where it is. */
   because: RouteReason = 'unknown'
   /** Statements answered so far. */
@@ -27,12 +32,26 @@ export class Hold {
 
   /** The connection the next statement goes to; null when one must be found first. */
   get bound(): PooledSession | null {
-    return this.readOnReplica ? null : this.pooled
+    return this.readOnReplica && !this.inTransaction ? null : this.pooled
   }
 
   /** Whether the server is in a transaction of this hold. */
   get inTransaction(): boolean {
     return this.pooled !== null && this.pooled.session.status !== 'idle'
+  }
+
+  take(pooled: PooledSession, node: Node, because: RouteReason, permit: Permit): void {
+    pooled.permit = permit
+    this.pooled = pooled
+    this.node = node
+    this.because = because
+  }
+
+  /** A statement goes out on the connection: what must be remembered of it once it has ended. */
+  sends(facts: Facts): void {
+    if (facts.stateful) this.pooled!.dirty = true
+    if (facts.writes) this.wrote = true
+    if (this.transaction === 'none' && this.node!.role === 'replica') this.readOnReplica = true
   }
 
   /** Gives the connection back. Safe to call twice. */
@@ -41,6 +60,9 @@ export class Hold {
     if (pooled === null) return
     this.pooled = null
     this.readOnReplica = false
-    pooled.node.pool.release(pooled, reason ?? (this.discard ? 'error' : undefined))
+    if (pooled.permit !== null) this.node!.giveBackQuery(pooled.permit)
+    pooled.permit = null
+    this.node!.pool.release(pooled, reason ?? (this.discard ? 'error' : undefined))
+    this.discard = false
   }
 }

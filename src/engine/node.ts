@@ -9,6 +9,7 @@ import { CircuitOpenError } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
 import { RetryBudget } from '../core/retry.ts'
 import type { Chance, Clock, Role } from '../core/types.ts'
+import type { Host } from './connector.ts'
 import type { Listeners } from './listeners.ts'
 import { Pool } from './pool.ts'
 import type { PoolPorts } from './pool.ts'
@@ -32,7 +33,7 @@ export interface NodePorts extends PoolPorts {
   readonly faultOf: (error: unknown, during: 'connect' | 'query') => Fault
 }
 
-export class Node {
+export class Node implements Host {
   readonly name: string
   readonly role: Role
   readonly cells = new NodeCells()
@@ -78,19 +79,16 @@ export class Node {
     return null
   }
 
-  settleQuery(permit: Permit, outcome: Outcome, cause?: unknown): void {
-    this.#querying.settle(permit, outcome, this.#ports.clock.now(), this.#ports.chance, cause)
+  /** `permit` is null for a statement of a lease that holds its connection already: heard without having asked. */
+  settleQuery(permit: Permit | null, outcome: Outcome, cause?: unknown): void {
+    const now = this.#ports.clock.now()
+    if (permit === null && this.#querying.state !== 'closed') return
+    this.#querying.settle(permit ?? this.#querying.admit(now), outcome, now, this.#ports.chance, cause)
   }
 
   /** The query never reached the server. */
   giveBackQuery(permit: Permit): void {
     this.#querying.giveBack(permit)
-  }
-
-  /** A statement of a lease that holds its connection already: heard, without having been asked for a permit. */
-  heard(outcome: Outcome, cause?: unknown): void {
-    const now = this.#ports.clock.now()
-    if (this.#querying.state === 'closed') this.settleQuery(this.#querying.admit(now), outcome, cause)
   }
 
   /** A permit for one connect, or null when the circuit is open. */

@@ -12,11 +12,10 @@ import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
 import type { Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
 import { Connector } from './connector.ts'
-import type { ConnectorPorts } from './connector.ts'
+import type { ConnectorPorts, Host } from './connector.ts'
 import { enforceDeadline, leaked, silent, surplus, tickMs } from './housekeeping.ts'
 import { clean, needsCleaning, ping } from './hygiene.ts'
 import type { Listeners } from './listeners.ts'
-import type { Node } from './node.ts'
 import type { PooledSession } from './pooled-session.ts'
 import { WaitQueue } from './wait-queue.ts'
 
@@ -40,7 +39,7 @@ const HOLDERS_NAMED = 3
 export class Pool {
   readonly #config: NodePoolConfig
   readonly #ports: PoolPorts
-  readonly #node: Node
+  readonly #node: Host
   readonly #cells: NodeCells
   readonly #connector: Connector
   readonly #idle: PooledSession[] = []
@@ -56,7 +55,7 @@ export class Pool {
   #tickTimer: Timer = null
   #whenEmpty: (() => void) | null = null
 
-  constructor(node: Node, config: NodePoolConfig, ports: PoolPorts) {
+  constructor(node: Host, config: NodePoolConfig, ports: PoolPorts) {
     this.#node = node
     this.#config = config
     this.#ports = ports

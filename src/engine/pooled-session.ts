@@ -2,11 +2,9 @@
 
 import type { Permit } from '../core/breaker.ts'
 import type { Session } from '../core/types.ts'
-import type { Node } from './node.ts'
 
 export class PooledSession {
   readonly session: Session
-  readonly node: Node
   readonly openedAt: number
   /** Replaced after this. */
   readonly lifetimeEnd: number
@@ -34,9 +32,8 @@ export class PooledSession {
   overdue: 'no' | 'seen' | 'cancelled' = 'no'
   overdueSince = 0
 
-  constructor(session: Session, node: Node, now: number, lifetimeEnd: number, generation: number) {
+  constructor(session: Session, now: number, lifetimeEnd: number, generation: number) {
     this.session = session
-    this.node = node
     this.openedAt = now
     this.lifetimeEnd = lifetimeEnd
     this.generation = generation

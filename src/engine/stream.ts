@@ -1,11 +1,13 @@
 // Rows in chunks, through a portal of its own. Outside a transaction it runs in one of its own, because a
 // portal does not outlive the exchange that ends with Sync otherwise; it closes on every path.
 
+import type { Fault } from '../core/fault.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Row, Statement } from '../core/types.ts'
 import type { Engine } from './engine.ts'
 import { execute } from './execute.ts'
 import type { Hold } from './hold.ts'
+import { tell } from './settle.ts'
 
 const BEGIN_READ: Statement = { sql: 'begin read only', parameters: [], facts: BEGIN_FACTS }
 const BEGIN_WRITE: Statement = { sql: 'begin', parameters: [], facts: BEGIN_FACTS }
@@ -15,7 +17,7 @@ const COMMIT: Statement = {
   facts: { ...BEGIN_FACTS, verb: 'commit', summary: 'COMMIT' },
 }
 
-/** Yields at most `chunkSize` rows at a time. */
+/** Yields at most `chunkSize` rows at a time. The reader takes as long as it takes: no queryTimeout. */
 export async function* stream(
   engine: Engine,
   hold: Hold,
@@ -24,52 +26,54 @@ export async function* stream(
   chunkSize: number,
   signal?: AbortSignal,
 ): AsyncGenerator<Row[]> {
+  const startedAt = engine.clock.now()
   const own = hold.transaction === 'none' && !hold.inTransaction
-  const { untimed } = hold
   hold.untimed = true
   if (own) await begin(engine, hold, statement, raw, signal)
-  const { session } = hold.pooled!
-  let finished = false
-  const portal = session.openPortal(statement)
+  const times = { attempt: 1, startedAt, sentAt: engine.clock.now() }
+  hold.sends(statement.facts)
+  let fault: Fault | undefined
   try {
-    while (true) {
-      signal?.throwIfAborted()
-      const rows = await portal.read(chunkSize)
-      if (rows.length > 0) yield rows
-      if (rows.length < chunkSize) break
-    }
-    finished = true
+    yield* portalRows(hold, statement, chunkSize, signal)
+    if (own) await execute(engine, hold, COMMIT, true)
+  } catch (error) {
+    fault = engine.faultOf(error, 'query')
+    if (fault.dropsConnection) hold.discard = true
+    throw error
   } finally {
-    await portal.close().catch(() => undefined)
-    hold.untimed = untimed
-    if (own) await end(engine, hold, finished)
+    hold.untimed = false
+    tell(engine, hold, statement, times, fault)
+    // The reader stopped early, or the server failed: a statement that writes has run to its end by then, or is undone.
+    if (own && hold.inTransaction) await execute(engine, hold, COMMIT, true).catch(() => undefined)
   }
 }
 
-async function begin(
-  engine: Engine,
+async function* portalRows(
   hold: Hold,
   statement: Statement,
-  raw: boolean,
-  signal?: AbortSignal,
-): Promise<void> {
-  const { facts } = statement
-  // Raw and unknown statements may write; a read only transaction would refuse them.
-  const readOnly = facts.safeOnReplica && !raw
-  hold.transaction = readOnly && !hold.forcePrimary ? 'read-only' : 'read-write'
-  if (hold.readOnReplica) hold.transaction = 'read-write'
+  chunkSize: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Row[]> {
+  const portal = hold.pooled!.session.openPortal(statement)
+  try {
+    for (;;) {
+      signal?.throwIfAborted()
+      const rows = await portal.read(chunkSize)
+      if (rows.length > 0) yield rows
+      if (rows.length < chunkSize) return
+    }
+  } finally {
+    await portal.close().catch(() => undefined)
+  }
+}
+
+async function begin(engine: Engine, hold: Hold, statement: Statement, raw: boolean, signal?: AbortSignal) {
+  // Raw and unknown statements may write, which a read only transaction would refuse.
+  const readOnly = statement.facts.safeOnReplica && !raw
+  hold.transaction = readOnly && hold.answered === 0 ? 'read-only' : 'read-write'
   try {
     await execute(engine, hold, readOnly ? BEGIN_READ : BEGIN_WRITE, true, signal)
   } finally {
     hold.transaction = 'none'
   }
-}
-
-/** COMMIT also when the reader stops early: a statement that writes has run to its end by then. */
-async function end(engine: Engine, hold: Hold, finished: boolean): Promise<void> {
-  const session = hold.pooled?.session
-  if (session === undefined || session.lost !== null || session.status === 'idle') return
-  const committing = execute(engine, hold, COMMIT, true)
-  if (finished) await committing
-  else await committing.catch(() => undefined)
 }

@@ -211,11 +211,11 @@ function refuseWhatBreaksIt(lease: Lease, queries: readonly CompiledQuery[]): vo
 }
 
 function fail(connection: DatabaseConnection, index: number | null, phase: Phase, cause: unknown): never {
-  throw new BatchError(index, phase, cause, connection instanceof Lease ? connection.hold.pooled?.node.name : undefined)
+  throw new BatchError(index, phase, cause, connection instanceof Lease ? connection.hold.node?.name : undefined)
 }
 
 function record(lease: Lease, size: number, ms: number, result: 'ok' | 'failed'): void {
-  const cells = (lease.hold.pooled?.node ?? lease.engine.cluster.primary).cells
+  const cells = (lease.hold.node ?? lease.engine.cluster.primary).cells
   cells.batches.transactional.results[result]++
   cells.batches.transactional.duration.observe(Math.round(ms * 1000))
   cells.batchSize.observe(size)

@@ -5,7 +5,7 @@
 import type { Facts, QueryKind } from '../core/types.ts'
 import { effectOf, UNKNOWN_EFFECT } from './functions.ts'
 import { words } from './keywords.ts'
-import { readQuery } from './query.ts'
+import { partText, readQuery } from './query.ts'
 import type { QueryNotes } from './query.ts'
 import { Kind, scan } from './scan.ts'
 import type { Tokens } from './scan.ts'
@@ -340,6 +340,8 @@ const EXPLAIN_OPTIONS: ReadonlySet<string> = new Set(
     text xml json yaml none binary true false on off`),
 )
 
+const EXPLAIN_VALUES: ReadonlySet<number> = new Set([Kind.comma, Kind.literal, Kind.operator])
+
 /** Planning an insert writes nothing; running one under ANALYZE does. */
 function judgeExplain(tokens: Tokens, from: number, to: number): Draft {
   let at = from + 1
@@ -349,7 +351,8 @@ function judgeExplain(tokens: Tokens, from: number, to: number): Draft {
     for (at++; at < to && tokens.kinds[at] !== Kind.close; at++) {
       const word = wordAt(tokens, at, to)
       if (word === 'analyze' || word === 'analyse') analyze = true
-      if (tokens.kinds[at] === Kind.open || (word !== '' && !EXPLAIN_OPTIONS.has(word))) return { ...UNKNOWN }
+      // `("analyze")` is an option too, and it is not worth telling apart from others in quotes.
+      if (word === '' ? !EXPLAIN_VALUES.has(tokens.kinds[at]!) : !EXPLAIN_OPTIONS.has(word)) return { ...UNKNOWN }
     }
     at++
   } else {
@@ -391,14 +394,14 @@ function plan(notes: QueryNotes, inner: Draft): Draft {
  */
 function judgeSet(tokens: Tokens, from: number, to: number): Draft {
   const next = tokens.kinds[from + 2]
-  const named = next === 'word' && tokens.texts[from + 2] !== 'to'
+  const named = next === Kind.word && tokens.texts[from + 2] !== 'to'
   switch (wordAt(tokens, from + 1, to)) {
     case 'local':
-      return named || next === 'quoted' ? { ...TRANSACTION, label: 'SET LOCAL' } : { ...SESSION }
+      return named || next === Kind.quoted ? { ...TRANSACTION, label: 'SET LOCAL' } : { ...SESSION }
     case 'transaction':
       return named ? { ...TRANSACTION, label: 'SET TRANSACTION' } : { ...SESSION }
     case 'constraints':
-      return named || next === 'quoted' ? { ...TRANSACTION, label: 'SET CONSTRAINTS' } : { ...SESSION }
+      return named || next === Kind.quoted ? { ...TRANSACTION, label: 'SET CONSTRAINTS' } : { ...SESSION }
     default:
       return { ...SESSION }
   }
@@ -494,10 +497,10 @@ function withQuery(tokens: Tokens, object: number, to: number, draft: Draft): Dr
 /** The name `a.b.c` at `at`, as it is kept in the facts, and the index after it. */
 function chain(tokens: Tokens, at: number, to: number): { text: string; next: number } {
   if (at >= to || !isName(tokens, at)) return { text: '', next: at }
-  let text = tokens.texts[at]!
+  let text = partText(tokens.texts[at]!)
   let next = at + 1
   while (next + 1 < to && tokens.kinds[next] === Kind.dot && isName(tokens, next + 1)) {
-    text += `.${tokens.texts[next + 1]!}`
+    text += `.${partText(tokens.texts[next + 1]!)}`
     next += 2
   }
   return { text, next }

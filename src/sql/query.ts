@@ -139,6 +139,9 @@ class QueryReader {
       case Kind.quoted:
       case Kind.unicodeName:
         return this.#name(at)
+      case Kind.dot:
+        // `(t).into`: whatever stands behind a dot is a name. Names before a dot have taken theirs along.
+        return this.#isName(at + 1) ? this.#name(at + 1) : at + 1
       default:
         // `FROM t *` is old SQL for t with its children; behind any other value there is no alias.
         if (this.#texts[at] !== '*') this.#noAlias()
@@ -528,9 +531,8 @@ class QueryReader {
   }
 
   #chainText(at: number, end: number): string {
-    if (at === end) return this.#texts[at]!
-    let text = this.#texts[at]!
-    for (let part = at + 2; part <= end; part += 2) text += `.${this.#texts[part]!}`
+    let text = partText(this.#texts[at]!)
+    for (let part = at + 2; part <= end; part += 2) text += `.${partText(this.#texts[part]!)}`
     return text
   }
 
@@ -645,6 +647,11 @@ const NOT_OPERANDS: ReadonlySet<string> = new Set([
   ...RESERVED,
   ...words('at by escape filter key local over passing range rows value zone between'),
 ])
+
+/** One part of a name; quotes stay where a dot inside would pass for two parts. */
+export function partText(text: string): string {
+  return text.includes('.') ? `"${text}"` : text
+}
 
 function newFrame(opener: Opener, clause: Clause = 'none'): Frame {
   return {

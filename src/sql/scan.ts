@@ -75,16 +75,19 @@ for (const [members, value] of [
 // Bytes ≥ 0x80 are letters to PostgreSQL, the no-break space included.
 const classOf = (code: number): number => (code >= 128 ? LETTER : (CLASSES[code] ?? OTHER))
 
-const SELF_KINDS: ReadonlyMap<number, TokenKind> = new Map([
-  [0x28, Kind.open],
-  [0x29, Kind.close],
-  [0x5b, Kind.openBracket],
-  [0x5d, Kind.closeBracket],
-  [0x2c, Kind.comma],
-  [SEMICOLON, Kind.semicolon],
-  [DOT, Kind.dot],
-  [COLON, Kind.colon],
-])
+const SELF_KINDS = new Uint8Array(128)
+for (const [member, kind] of [
+  ['(', Kind.open],
+  [')', Kind.close],
+  ['[', Kind.openBracket],
+  [']', Kind.closeBracket],
+  [',', Kind.comma],
+  [';', Kind.semicolon],
+  ['.', Kind.dot],
+  [':', Kind.colon],
+] as const) {
+  SELF_KINDS[member.charCodeAt(0)] = kind
+}
 
 const NUMBER = /^(?:0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+|[0-9._]+(?:[eE][+-]?[0-9_]+)?)$/
 
@@ -324,7 +327,7 @@ class Scanner implements Tokens {
       return
     }
     if (code === SEMICOLON) this.semicolons++
-    this.#push(SELF_KINDS.get(code)!, '')
+    this.#push(SELF_KINDS[code] as TokenKind, '')
     this.#at += 1
   }
 

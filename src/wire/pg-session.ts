@@ -169,8 +169,7 @@ export class PgSession implements Session {
   }
 
   #enqueue(waiting: Waiting): void {
-    if (this.lost !== null) waiting.fail(this.lost)
-    else if (this.#closing) waiting.fail(connectionLost(this.#options.node))
+    if (this.lost !== null || this.#closing) waiting.fail(notSent(this.#options.node, this.lost))
     else if (this.#inFlight === null) waiting.start()
     else this.#queue.push(waiting)
   }
@@ -186,10 +185,10 @@ export class PgSession implements Session {
   #end(reason: Error): void {
     if (this.lost !== null) return
     this.lost = reason
-    const failed = [this.#inFlight, ...this.#queue]
+    const inFlight = this.#inFlight
     this.#inFlight = null
-    this.#queue.length = 0
-    for (const one of failed) one?.fail(reason)
+    inFlight?.fail(reason)
+    for (const waiting of this.#queue.splice(0)) waiting.fail(notSent(this.#options.node, reason))
     for (const listener of this.#lostListeners.splice(0)) listener(reason)
   }
 
@@ -288,7 +287,17 @@ function codeOf(error: unknown): unknown {
   return typeof error === 'object' && error !== null && 'code' in error ? error.code : undefined
 }
 
-export function connectionLost(node: string, cause?: unknown): SmartPgError {
+/** `phase: 'send'` says that not a byte of the statement has left. */
+function notSent(node: string, cause: unknown): SmartPgError {
+  return new SmartPgError('SMARTPG_CONNECTION_LOST', `The connection to node '${node}' is gone; nothing was sent.`, {
+    node,
+    phase: 'send',
+    retryable: true,
+    cause,
+  })
+}
+
+function connectionLost(node: string, cause?: unknown): SmartPgError {
   return new SmartPgError('SMARTPG_CONNECTION_LOST', `The connection to node '${node}' was lost.`, {
     node,
     phase: 'execute',

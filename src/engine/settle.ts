@@ -1,0 +1,52 @@
+// What happens when a statement has ended, whoever sent it: counters and events, and the memory of own writes.
+
+import type { Fault } from '../core/fault.ts'
+import type { Statement } from '../core/types.ts'
+import type { Engine } from './engine.ts'
+import type { Hold } from './hold.ts'
+import type { PooledSession } from './pooled-session.ts'
+
+export interface Times {
+  readonly attempt: number
+  readonly startedAt: number
+  readonly sentAt: number
+}
+
+/** Own writes are counted when they have ended, well or badly: only then can their position be asked for. */
+export function afterwards(engine: Engine, hold: Hold, pooled: PooledSession): void {
+  pooled.settles()
+  if (!hold.wrote || hold.node!.role === 'replica') return
+  if (pooled.session.lost === null && pooled.session.status !== 'idle') return
+  hold.wrote = false
+  engine.ownWrites.wrote()
+}
+
+/** Counters first, then events, and these only when somebody listens. */
+export function tell(engine: Engine, hold: Hold, statement: Statement, times: Times, fault: Fault | undefined): void {
+  const node = hold.node!
+  const { cells } = node
+  const { facts } = statement
+  const now = engine.clock.now()
+  cells.queries++
+  const operation = cells.operations[facts.kind]
+  operation.queries++
+  operation.duration.observe(Math.round((now - times.sentAt) * 1000))
+  if (fault !== undefined) {
+    cells.queryErrors++
+    cells.errorsByCategory[fault.category]++
+  }
+  if (!engine.listeners.heard('query')) return
+  engine.listeners.emit('query', {
+    node: node.name,
+    role: node.role,
+    reason: hold.answered > 1 ? 'pinned' : hold.because,
+    kind: facts.kind,
+    summary: facts.summary,
+    sql: statement.sql,
+    ms: now - times.startedAt,
+    cached: false,
+    attempts: times.attempt,
+    ok: fault === undefined,
+    ...(fault?.code === undefined ? {} : { code: fault.code }),
+  })
+}
