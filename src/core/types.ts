@@ -81,6 +81,9 @@ export interface Session {
   onLost(listener: (reason: Error) => void): void
   /** Called with (channel, payload) for every NOTIFY. */
   onNotification(listener: (channel: string, payload: string) => void): void
+  /** The open socket keeps the process alive (as when it was opened), or no longer does. */
+  ref(): void
+  unref(): void
   /** The library's own client object, for hooks that expect one. */
   readonly raw: unknown
 }
@@ -94,10 +97,13 @@ export interface Portal {
 /** Opens and authenticates one connection, or rejects within `timeoutMs`. */
 export type OpenSession = (options: { timeoutMs: number; signal?: AbortSignal }) => Promise<Session>
 
-/** Time as a port. `now` is monotonic milliseconds; timers never keep the process alive. */
+/**
+ * Time as a port. `now` is monotonic milliseconds. A timer keeps the process alive only where somebody waits for
+ * what it does (`awaited`): housekeeping never does.
+ */
 export interface Clock {
   now(): number
-  setTimeout(run: () => void, ms: number): Timer
+  setTimeout(run: () => void, ms: number, awaited?: 'awaited'): Timer
   clearTimeout(timer: Timer): void
 }
 /** What setTimeout gave; clearing nothing is no fault. */

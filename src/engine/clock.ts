@@ -1,11 +1,13 @@
 // The one place that reads the time and draws chance. Milliseconds since 1970 that never run backwards, so
-// that deadlines and the times shown to people are the same numbers. Timers never keep the process alive.
+// that deadlines and the times shown to people are the same numbers.
 
 import type { Chance, Clock, Timer } from '../core/types.ts'
 
+const ORIGIN = performance.timeOrigin
+
 export const systemClock: Clock = {
-  now: () => performance.timeOrigin + performance.now(),
-  setTimeout: (run, ms) => setTimeout(run, ms).unref(),
+  now: () => ORIGIN + performance.now(),
+  setTimeout: (run, ms, awaited) => (awaited === undefined ? setTimeout(run, ms).unref() : setTimeout(run, ms)),
   clearTimeout: (timer: Timer) => clearTimeout(timer as NodeJS.Timeout),
 }
 
@@ -22,10 +24,14 @@ export function pause(clock: Clock, ms: number, signal?: AbortSignal): Promise<v
       clock.clearTimeout(timer)
       reject(signal?.reason as Error)
     }
-    const timer = clock.setTimeout(() => {
-      signal?.removeEventListener('abort', onAbort)
-      resolve()
-    }, ms)
+    const timer = clock.setTimeout(
+      () => {
+        signal?.removeEventListener('abort', onAbort)
+        resolve()
+      },
+      ms,
+      'awaited',
+    )
     signal?.addEventListener('abort', onAbort, { once: true })
   })
 }
@@ -33,7 +39,7 @@ export function pause(clock: Clock, ms: number, signal?: AbortSignal): Promise<v
 /** Settles as `work` does, or rejects with `late()` after `ms`; `work` itself goes on. */
 export function within<T>(clock: Clock, ms: number, work: Promise<T>, late: () => Error): Promise<T> {
   return new Promise((resolve, reject) => {
-    const timer = clock.setTimeout(() => reject(late()), ms)
+    const timer = clock.setTimeout(() => reject(late()), ms, 'awaited')
     work.then(resolve, reject).finally(() => clock.clearTimeout(timer))
   })
 }

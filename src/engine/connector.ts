@@ -120,7 +120,7 @@ export class Connector {
   /** Settles when the next connect has ended, well or badly, or after `ms`. */
   async settled(ms: number): Promise<void> {
     await new Promise<void>((resolve) => {
-      const timer = this.#ports.clock.setTimeout(resolve, ms)
+      const timer = this.#ports.clock.setTimeout(resolve, ms, 'awaited')
       this.#watchers.push(() => {
         this.#ports.clock.clearTimeout(timer)
         resolve()

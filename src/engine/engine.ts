@@ -194,10 +194,14 @@ export class EngineHandle {
     while (this.#stopping !== null) await this.#stopping
     this.#users.add(user)
     const { engine } = this
-    if (this.#onStop === null) {
+    if (this.#onStop !== null) return engine
+    try {
       this.#onStop = this.#onStart(engine)
-      engine.start()
+    } catch (error) {
+      this.#users.delete(user)
+      throw error
     }
+    engine.start()
     return engine
   }
 

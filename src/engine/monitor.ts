@@ -80,8 +80,7 @@ export class Monitor {
 
   /** One full look at every node, at once; rejects with the first node's fault. */
   async look(): Promise<void> {
-    this.#judgedAt = 0
-    const faults = await this.#round()
+    const faults = await this.#round(true)
     if (faults.length > 0) throw faults[0]
   }
 
@@ -112,7 +111,7 @@ export class Monitor {
     })
   }
 
-  async #round(): Promise<unknown[]> {
+  async #round(judging = false): Promise<unknown[]> {
     const faults: unknown[] = []
     const note = (error: unknown): null => {
       faults.push(error)
@@ -122,7 +121,7 @@ export class Monitor {
     if (this.#ownWrites.pending()) await this.#samplePrimary().catch(note)
     const samples = await Promise.all(this.#replicas.map((probe) => this.#sampleReplica(probe).catch(note)))
     const now = this.#clock.now()
-    if (now - this.#judgedAt < this.#options.intervalMs) return faults
+    if (!judging && now - this.#judgedAt < this.#options.intervalMs) return faults
     this.#judgedAt = now
     // After them: a replica that is ahead of the primary is on another timeline.
     const lsn = await this.#samplePrimary().catch(note)
@@ -221,6 +220,7 @@ class Probe {
     if (this.#session !== null && this.#session.lost === null) return this.#session
     const session = await this.#open({ timeoutMs: this.#connectTimeoutMs })
     this.#session = session
+    session.unref()
     session.onLost((reason) => {
       if (this.#session !== session) return
       this.#session = null

@@ -231,7 +231,9 @@ export class Pool {
     return new SmartPgError('SMARTPG_CLOSED', `The pool of node '${name}' is closed.`, { node: name, phase: 'acquire' })
   }
 
+  /** Only a connection that somebody holds keeps the process alive: a script that is done may end. */
   #hold(pooled: PooledSession, now: number): void {
+    pooled.session.ref()
     pooled.heldSince = now
     this.#busy.add(pooled)
     if (this.#tickTimer === null) this.#tick()
@@ -255,6 +257,7 @@ export class Pool {
       waiter.resolve(pooled)
     } else {
       pooled.idleSince = now
+      pooled.session.unref()
       this.#idle.push(pooled)
     }
   }
@@ -386,14 +389,14 @@ export class Pool {
     if (this.#waitTimer !== null || this.#waiting.length === 0) return
     const { clock } = this.#ports
     const ms = Math.max(1, this.#waiting.earliestDeadline() - clock.now())
-    this.#waitTimer = clock.setTimeout(() => {
-      // One more turn: after a blocked event loop the connection may be here already, unread.
-      this.#waitTimer = clock.setTimeout(() => {
-        this.#waitTimer = null
-        this.#expireWaiters()
-        this.#watchDeadlines()
-      }, 1)
-    }, ms)
+    const expire = (): void => {
+      this.#waitTimer = null
+      this.#expireWaiters()
+      this.#watchDeadlines()
+    }
+    // One more turn: after a blocked event loop the connection may be here already, unread.
+    const due = (): void => void (this.#waitTimer = clock.setTimeout(expire, 1, 'awaited'))
+    this.#waitTimer = clock.setTimeout(due, ms, 'awaited')
   }
 
   #expireWaiters(): void {

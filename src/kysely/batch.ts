@@ -128,13 +128,17 @@ async function runOnLease(
   }
   const { clock } = lease.engine
   const startedAt = clock.now()
+  const cancel = (): void => void lease.cancelQuery().catch(() => undefined)
+  options.signal?.addEventListener('abort', cancel, { once: true })
   try {
     const results = own ? await inOwnTransaction(lease, queries, options) : await inOrder(lease, queries, options)
     record(lease, queries.length, clock.now() - startedAt, 'ok')
     return results
   } catch (error) {
     record(lease, queries.length, clock.now() - startedAt, 'failed')
-    throw error
+    throw options.signal?.aborted ? options.signal.reason : error
+  } finally {
+    options.signal?.removeEventListener('abort', cancel)
   }
 }
 

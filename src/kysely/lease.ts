@@ -51,9 +51,8 @@ export class Lease implements DatabaseConnection {
     const raw = query.query.kind === 'RawNode'
     const statement = this.#statementOf(query)
     try {
-      if (this.#before !== null && this.#hold.bound === null) await this.#before.catch(() => undefined)
-      const answer = await (this.#before = execute(this.#engine, this.#hold, statement, raw, options?.signal))
-      this.#before = null
+      while (this.#before !== null && this.#hold.bound === null) await this.#before.catch(() => undefined)
+      const answer = await this.#next(execute(this.#engine, this.#hold, statement, raw, options?.signal))
       this.#lastCommand = answer.command
       return toResult<R>(answer)
     } catch (error) {
@@ -139,6 +138,15 @@ export class Lease implements DatabaseConnection {
   release(): void {
     this.#released = true
     this.#hold.release()
+  }
+
+  async #next(running: Promise<Rows>): Promise<Rows> {
+    this.#before = running
+    try {
+      return await running
+    } finally {
+      if (this.#before === running) this.#before = null
+    }
   }
 
   #statementOf({ sql, parameters }: CompiledQuery): Statement {

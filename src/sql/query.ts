@@ -584,6 +584,9 @@ class QueryReader {
         return !this.#startsGroupingItem(at)
       case 'zone':
         return !(before === 'time' && this.#wordAt(at - 2) === 'at')
+      case 'first':
+      case 'next':
+        return before !== 'fetch'
       case 'columns':
         return !(this.#frame.clause === 'columns' && this.#afterOperand(at))
       case 'second':

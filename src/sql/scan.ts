@@ -197,7 +197,9 @@ class Scanner implements Tokens {
     const end = this.#endOfQuoted(start, '"')
     if (end < 0) return
     const body = this.#sql.slice(start, end)
-    this.#push(kind, body.includes('"') ? body.replaceAll('""', '"') : body)
+    // Not decoded, and marked so that it is taken for no other name.
+    if (kind === Kind.unicodeName) this.#push(kind, `U&"${body}"`)
+    else this.#push(kind, body.includes('"') ? body.replaceAll('""', '"') : body)
     this.#at = end + 1
   }
 

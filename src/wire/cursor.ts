@@ -123,8 +123,10 @@ export class PortalStep {
   handleEmptyQuery(): void {}
   handleReadyForQuery(): void {}
   handleCopyData(): void {}
-  handleCopyInResponse(connection: { sendCopyFail(reason: string): void }): void {
+  /** In copy-in mode the server ignores our Sync and, after CopyFail, waits for another. */
+  handleCopyInResponse(connection: { sendCopyFail(reason: string): void; sync(): void }): void {
     connection.sendCopyFail('COPY cannot be streamed as a query')
+    connection.sync()
   }
 }
 

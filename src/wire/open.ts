@@ -6,6 +6,7 @@ import type { ClientConfig } from 'pg'
 import type { ConnectionTarget, SslOptions, TypeParsers } from '../config/options.ts'
 import { ConfigError, SmartPgError, isSmartPgError } from '../core/errors.ts'
 import type { Clock, OpenSession, Session, Timer } from '../core/types.ts'
+import { guardFraming } from './framing.ts'
 import { PgSession } from './pg-session.ts'
 import type { PgClient } from './pg-client.ts'
 import type { PgSessionOptions } from './pg-session.ts'
@@ -49,6 +50,11 @@ function newClient(target: ConnectionTarget, options: OpenOptions): PgClient {
   if (options.types !== undefined) config.types = options.types as never
   config.application_name = options.applicationName
   const client = new Client(config) as unknown as PgClient & { getStartupConf(): Record<string, string> }
+  const attach = client.connection.attachListeners.bind(client.connection)
+  client.connection.attachListeners = (stream) => {
+    attach(stream)
+    guardFraming(stream as never, options.node)
+  }
   const startup = client.getStartupConf.bind(client)
   client.getStartupConf = () => ({ ...startup(), ...options.settings })
   return client
@@ -135,6 +141,8 @@ const HINTS: Record<string, string> = {
   '28000': 'The server refuses this user from this address: see pg_hba.conf.',
   '3D000': 'The database does not exist on that server.',
   '53300': 'The server has no free connection slots: lower `pool.max`.',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'The CA is not known here: give it by `ssl: { ca }`.',
+  ERR_TLS_CERT_ALTNAME_INVALID: 'The certificate is for another host: connect by the name it was made for.',
   SELF_SIGNED_CERT_IN_CHAIN: 'The CA is not known here: give it by `ssl: { ca }`.',
   DEPTH_ZERO_SELF_SIGNED_CERT: 'The certificate is self-signed: give it as CA by `ssl: { ca }`.',
   UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'The CA is not known here: give it by `ssl: { ca }` (Amazon RDS: its bundle).',

@@ -14,7 +14,13 @@ export interface PgClient extends Omit<Client, 'connection'> {
 
 export interface PgConnection {
   readonly parsedStatements: Record<string, string>
-  readonly stream: { destroy(error?: Error): void; setKeepAlive?(on: boolean, delayMs: number): void }
+  readonly stream: {
+    destroy(error?: Error): void
+    setKeepAlive?(on: boolean, delayMs: number): void
+    ref?(): void
+    unref?(): void
+  }
+  attachListeners(stream: object): void
   on(event: 'readyForQuery' | 'end', listener: () => void): void
   parse(message: object): void
   bind(message: object): void

@@ -25,9 +25,15 @@ export interface PgSessionOptions {
 /** PostgreSQL counts parameters in 16 bits. */
 const MAX_PARAMETERS = 65_535
 
-interface Waiting {
+/** One thing at a time on the wire: it starts when the one before has ended with ReadyForQuery. */
+interface Exchange {
+  /** Of the session's own doing: nobody waits for it. */
+  readonly housekeeping: boolean
   start(): void
-  fail(error: Error): void
+  /** ReadyForQuery has come. */
+  ready(): void
+  /** The connection is gone. */
+  fail(reason: Error): void
 }
 
 export class PgSession implements Session {
@@ -35,27 +41,27 @@ export class PgSession implements Session {
   status: TransactionStatus = 'idle'
   lost: Error | null = null
 
-  readonly #client: PgClient
-  readonly #options: PgSessionOptions
-  readonly #queue: Waiting[] = []
+  readonly client: PgClient
+  readonly options: PgSessionOptions
+  readonly #queue: Exchange[] = []
+  /** Names the server holds for us. One that is pushed out waits in `#doomed` until it can be deallocated. */
   readonly #prepared: LRUCache<string, true>
-  readonly #doomed: string[] = []
+  readonly #doomed = new Set<string>()
   readonly #lostListeners: ((reason: Error) => void)[] = []
-  /** What is on the wire now; called at ReadyForQuery, or with the reason when the connection is gone. */
-  #inFlight: { ready(): void; fail(error: Error): void } | null = null
+  #inFlight: Exchange | null = null
   /** Raised when the server holds a statement under our name that must not be used again. */
   #generation = 0
   #closing = false
 
   /** Takes over an authenticated client. */
   constructor(client: PgClient, options: PgSessionOptions) {
-    this.#client = client
-    this.#options = options
+    this.client = client
+    this.options = options
     this.pid = client.processID
     this.#prepared = new LRUCache({
       max: options.cacheSize,
       dispose: (_, name, reason) => {
-        if (reason === 'evict') this.#doom(name)
+        if (reason === 'evict') this.#doomed.add(name)
       },
     })
     client.connection.on('readyForQuery', () => this.#readyForQuery())
@@ -64,61 +70,69 @@ export class PgSession implements Session {
   }
 
   get raw(): PgClient {
-    return this.#client
+    return this.client
   }
 
   get unanswered(): number {
-    return (this.#inFlight === null ? 0 : 1) + this.#queue.length
+    return (this.#inFlight === null || this.#inFlight.housekeeping ? 0 : 1) + this.#queue.length
   }
 
   send(statement: Statement): Promise<Rows> {
     let values: unknown[]
     try {
-      values = serialize(statement.parameters, this.#options.node)
+      values = serialize(statement.parameters, this.options.node)
     } catch (error) {
       return Promise.reject(error)
     }
-    const name = statement.name === undefined ? undefined : this.#serverName(statement.name)
-    if (name === undefined) return this.#run(statement.sql, values, undefined)
-    if (this.#doomed.length > 0 && this.status === 'idle') this.#deallocateDoomed()
-    this.#prepared.set(name, true)
-    return this.#run(statement.sql, values, name).catch((error: unknown) =>
-      this.#healed(error, statement, values, name),
-    )
+    return new Promise((resolve, reject) => {
+      this.#enqueue(new QueryExchange(this, statement, values, resolve, reject))
+    })
   }
 
   openPortal(statement: Statement): Portal {
-    const values = serialize(statement.parameters, this.#options.node)
-    return new PgPortal(statement.sql, values, (step) => this.#submit(step))
+    const values = serialize(statement.parameters, this.options.node)
+    return new PgPortal(statement.sql, values, (step) => {
+      this.#enqueue(new PortalExchange(this, step))
+      return step.done
+    })
   }
 
   cancel(timeoutMs: number): Promise<void> {
-    return sendCancel(this.#client, this.#options.clock, timeoutMs)
+    return sendCancel(this.client, this.options.clock, timeoutMs)
+  }
+
+  ref(): void {
+    this.client.connection.stream.ref?.()
+  }
+
+  unref(): void {
+    this.client.connection.stream.unref?.()
   }
 
   forgetStatements(): void {
-    for (const name of this.#prepared.keys()) this.#forget(name)
+    for (const name of this.#prepared.keys()) this.forget(name)
+    for (const name of this.#doomed) this.forget(name)
     this.#prepared.clear()
-    this.#doomed.length = 0
+    this.#doomed.clear()
   }
 
   close(graceMs: number): Promise<void> {
     if (this.lost !== null) return Promise.resolve()
     this.#closing = true
     return new Promise((resolve) => {
-      const { clock } = this.#options
-      const grace = clock.setTimeout(() => this.#client.connection.stream.destroy(), graceMs)
+      const { clock } = this.options
+      const grace = clock.setTimeout(() => this.client.connection.stream.destroy(), graceMs)
       this.onLost(() => {
         clock.clearTimeout(grace)
         resolve()
       })
-      void this.#client.end().catch(() => this.#client.connection.stream.destroy())
+      void this.client.end().catch(() => this.client.connection.stream.destroy())
     })
   }
 
   destroy(reason: Error): void {
     this.#closing = true
-    this.#client.connection.stream.destroy()
+    this.client.connection.stream.destroy()
     this.#end(reason)
   }
 
@@ -128,58 +142,70 @@ export class PgSession implements Session {
   }
 
   onNotification(listener: (channel: string, payload: string) => void): void {
-    this.#client.on('notification', (message) => listener(message.channel, message.payload ?? ''))
+    this.client.on('notification', (message) => listener(message.channel, message.payload ?? ''))
   }
 
-  #run(text: string, values: unknown[], name: string | undefined): Promise<Rows> {
-    return new Promise((resolve, reject) => {
-      this.#enqueue({
-        fail: reject,
-        start: () => {
-          let failure: Error | null = null
-          let rows: Rows | null = null
-          this.#inFlight = {
-            ready: () => (failure === null ? resolve(rows ?? NO_ROWS) : reject(failure)),
-            fail: (reason) => reject(failure ?? reason),
-          }
-          const config = name === undefined ? { text, values } : { text, values, name }
-          this.#client.query(config, (error: Error | null, result: PgResult | PgResult[]) => {
-            if (error) failure ??= this.#isOurs(error) ? error : connectionLost(this.#options.node, error)
-            else rows ??= rowsOf(result)
-          })
-        },
-      })
-    })
+  /** The name on this connection; it counts as used now. */
+  use(name: string): string {
+    const own = this.#generation === 0 ? name : `${name}_${this.#generation.toString(36)}`
+    this.#doomed.delete(own)
+    this.#prepared.set(own, true)
+    return own
   }
 
-  /** pg raises some failures without a code when the socket is gone; those get a typed error. */
-  #isOurs(error: Error): boolean {
-    return !CODELESS.has(error.message) || 'code' in error
+  /** pg shall parse this name again. */
+  forget(name: string): void {
+    delete this.client.connection.parsedStatements[name]
   }
 
-  #submit(step: PortalStep): Promise<Row[]> {
-    this.#enqueue({
-      fail: (error) => step.fail(error),
-      start: () => {
-        this.#inFlight = { ready: () => step.ready(), fail: (reason) => step.fail(reason) }
-        this.#client.query(step as never)
-      },
-    })
-    return step.done
+  /** Takes a failed named statement's name out of the way; true when it may run once more, now. */
+  heal(error: Error, name: string, sql: string): boolean {
+    const code = 'code' in error ? error.code : undefined
+    if (code === '0A000' && (error as { routine?: string }).routine === 'RevalidateCachedQuery') {
+      // The row type changed under a prepared statement: every name of this connection may be next.
+      this.#generation++
+      this.#prepared.delete(name)
+      this.#doomed.add(name)
+    } else if (code === '26000' || code === '42P05') {
+      if (code === '26000') this.forget(name)
+      else this.client.connection.parsedStatements[name] = sql
+      this.options.onStatementsUnreliable()
+    } else {
+      return false
+    }
+    return this.status === 'idle' && this.lost === null
   }
 
-  #enqueue(waiting: Waiting): void {
-    if (this.lost !== null || this.#closing) waiting.fail(notSent(this.#options.node, this.lost))
-    else if (this.#inFlight === null) waiting.start()
-    else this.#queue.push(waiting)
+  #enqueue(exchange: Exchange): void {
+    if (this.lost !== null || this.#closing) exchange.fail(notSent(this.options.node, this.lost))
+    else if (this.#inFlight !== null) this.#queue.push(exchange)
+    else this.begin(exchange)
+  }
+
+  /** Puts an exchange on the wire; for one that is to run again, in its own place. */
+  begin(exchange: Exchange): void {
+    this.#inFlight = exchange
+    exchange.start()
   }
 
   #readyForQuery(): void {
-    this.status = STATUS[this.#client.getTransactionStatus() ?? 'I']
+    this.status = STATUS[this.client.getTransactionStatus() ?? 'I']
     const settled = this.#inFlight
     this.#inFlight = null
-    this.#queue.shift()?.start()
     settled?.ready()
+    // It may have begun again.
+    if (this.#inFlight !== null || this.lost !== null) return
+    const next = this.#nextDeallocation() ?? this.#queue.shift()
+    if (next !== undefined) this.begin(next)
+  }
+
+  #nextDeallocation(): Exchange | undefined {
+    if (this.status !== 'idle') return undefined
+    for (const name of this.#doomed) {
+      this.#doomed.delete(name)
+      return new Deallocation(this, name)
+    }
+    return undefined
   }
 
   #end(reason: Error): void {
@@ -188,49 +214,116 @@ export class PgSession implements Session {
     const inFlight = this.#inFlight
     this.#inFlight = null
     inFlight?.fail(reason)
-    for (const waiting of this.#queue.splice(0)) waiting.fail(notSent(this.#options.node, reason))
+    for (const waiting of this.#queue.splice(0)) waiting.fail(notSent(this.options.node, reason))
     for (const listener of this.#lostListeners.splice(0)) listener(reason)
   }
+}
 
-  /** A named statement that the server cannot run any more, or holds already: forget it, and once more. */
-  #healed(error: unknown, statement: Statement, values: unknown[], name: string): Promise<Rows> {
-    const code = codeOf(error)
-    const stale = code === '0A000' && (error as { routine?: string }).routine === 'RevalidateCachedQuery'
-    if (code === '26000') this.#forget(name)
-    else if (code === '42P05') this.#client.connection.parsedStatements[name] = statement.sql
-    else if (stale) this.#retire(name)
-    else throw error
-    if (!stale) this.#options.onStatementsUnreliable()
-    if (this.status !== 'idle' || this.lost !== null) throw error
-    return this.#run(statement.sql, values, stale ? this.#serverName(statement.name!) : name)
+/** A statement and its answer. */
+class QueryExchange implements Exchange {
+  readonly housekeeping = false
+  readonly #session: PgSession
+  readonly #statement: Statement
+  readonly #values: unknown[]
+  readonly #resolve: (rows: Rows) => void
+  readonly #reject: (error: Error) => void
+  #name: string | undefined
+  #failure: Error | null = null
+  #rows: Rows | null = null
+  #healed = false
+
+  constructor(
+    session: PgSession,
+    statement: Statement,
+    values: unknown[],
+    resolve: (rows: Rows) => void,
+    reject: (error: Error) => void,
+  ) {
+    this.#session = session
+    this.#statement = statement
+    this.#values = values
+    this.#resolve = resolve
+    this.#reject = reject
   }
 
-  #serverName(name: string): string {
-    return this.#generation === 0 ? name : `${name}_${this.#generation.toString(36)}`
+  start(): void {
+    const { sql: text, name } = this.#statement
+    const values = this.#values
+    this.#name = name === undefined ? undefined : this.#session.use(name)
+    const config = this.#name === undefined ? { text, values } : { text, values, name: this.#name }
+    this.#session.client.query(config, (error: Error | null, result: PgResult | PgResult[]) => {
+      if (error) this.#failure ??= error
+      else this.#rows ??= rowsOf(result)
+    })
   }
 
-  /** The row type changed under a prepared statement: every name of this connection may be next. */
-  #retire(name: string): void {
-    this.#generation++
-    this.#doom(name)
-    this.#prepared.delete(name)
-  }
-
-  #doom(name: string): void {
-    this.#forget(name)
-    this.#doomed.push(name)
-  }
-
-  #forget(name: string): void {
-    delete this.#client.connection.parsedStatements[name]
-  }
-
-  #deallocateDoomed(): void {
-    for (const name of this.#doomed.splice(0)) {
-      // A name that is gone already is no failure of anybody's query.
-      this.#run(`deallocate "${name}"`, [], undefined).catch(() => undefined)
+  ready(): void {
+    const failure = this.#failure
+    if (failure === null) {
+      this.#resolve(this.#rows ?? NO_ROWS)
+    } else if (
+      this.#name !== undefined &&
+      !this.#healed &&
+      this.#session.heal(failure, this.#name, this.#statement.sql)
+    ) {
+      this.#healed = true
+      this.#failure = null
+      this.#session.begin(this)
+    } else {
+      this.#reject(failure)
     }
   }
+
+  fail(reason: Error): void {
+    const { node } = this.#session.options
+    const failure = this.#failure ?? reason
+    // pg raises some failures without a code when the socket is gone; those get a typed error.
+    this.#reject(CODELESS.has(failure.message) && !('code' in failure) ? connectionLost(node, failure) : failure)
+  }
+}
+
+/** One step of a portal. */
+class PortalExchange implements Exchange {
+  readonly housekeeping = false
+  readonly #session: PgSession
+  readonly #step: PortalStep
+
+  constructor(session: PgSession, step: PortalStep) {
+    this.#session = session
+    this.#step = step
+  }
+
+  start(): void {
+    this.#session.client.query(this.#step as never)
+  }
+
+  ready(): void {
+    this.#step.ready()
+  }
+
+  fail(reason: Error): void {
+    this.#step.fail(reason)
+  }
+}
+
+/** A name the server need not keep; that it is gone already is no failure of anybody's. */
+class Deallocation implements Exchange {
+  readonly housekeeping = true
+  readonly #session: PgSession
+  readonly #name: string
+
+  constructor(session: PgSession, name: string) {
+    this.#session = session
+    this.#name = name
+  }
+
+  start(): void {
+    this.#session.forget(this.#name)
+    this.#session.client.query(`deallocate "${this.#name}"`, () => undefined)
+  }
+
+  ready(): void {}
+  fail(): void {}
 }
 
 interface PgResult {
@@ -281,10 +374,6 @@ function serialize(parameters: readonly unknown[], node: string): unknown[] {
     }
   }
   return values
-}
-
-function codeOf(error: unknown): unknown {
-  return typeof error === 'object' && error !== null && 'code' in error ? error.code : undefined
 }
 
 /** `phase: 'send'` says that not a byte of the statement has left. */
