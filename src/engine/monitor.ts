@@ -18,8 +18,11 @@ export interface MonitorOptions {
 
 /** A probe is one round trip; a node that takes longer is not fit to be read from. */
 const PROBE_MS = 2_000
-/** Between two looks while a read of our own writes goes to the primary. */
-const HURRY_MS = 2
+/**
+ * Between two looks while reads go to the primary because of our own writes. A replica has mostly replayed them at
+ * the first look; where writes never pause it never has, and looking more often would only cost.
+ */
+const HURRY_MS = { first: 2, last: 128 }
 /** Without reads for this long the monitor rests. */
 const REST_AFTER_MS = 10_000
 
@@ -42,6 +45,7 @@ export class Monitor {
   #readAt = 0
   #judgedAt = 0
   #hurried = false
+  #hurryMs = HURRY_MS.first
   #wake: (() => void) | null = null
 
   constructor(
@@ -95,6 +99,8 @@ export class Monitor {
     while (!this.#stopped && this.#clock.now() - this.#readAt < REST_AFTER_MS) {
       this.#hurried = false
       await this.#round()
+      const shown = this.#replicas.some(({ node }) => this.#ownWrites.covers(node.name))
+      this.#hurryMs = shown ? HURRY_MS.first : Math.min(HURRY_MS.last, this.#hurryMs * 2)
       await this.#pause()
     }
   }
@@ -102,11 +108,12 @@ export class Monitor {
   #pause(): Promise<void> {
     if (this.#stopped) return Promise.resolve()
     return new Promise((resolve) => {
-      let timer = this.#clock.setTimeout(resolve, this.#hurried ? HURRY_MS : this.#options.intervalMs)
+      let timer = this.#clock.setTimeout(resolve, this.#hurried ? this.#hurryMs : this.#options.intervalMs)
       this.#wake = () => {
         this.#wake = null
         this.#clock.clearTimeout(timer)
-        timer = this.#clock.setTimeout(resolve, this.#stopped ? 0 : HURRY_MS)
+        if (this.#stopped) resolve()
+        else timer = this.#clock.setTimeout(resolve, this.#hurryMs)
       }
     })
   }
@@ -199,6 +206,7 @@ class Probe {
 
   async ask(sql: string): Promise<Row> {
     const session = await this.#opened()
+    session.ref()
     try {
       const late = (): Error => new Error(`node '${this.node.name}' did not answer a probe within ${PROBE_MS} ms`)
       const answer = await within(this.#clock, PROBE_MS, session.send({ sql, parameters: [], facts: READ_FACTS }), late)
@@ -207,6 +215,8 @@ class Probe {
       if (this.#session === session) this.#session = null
       session.destroy(error as Error)
       throw error
+    } finally {
+      session.unref()
     }
   }
 

@@ -274,6 +274,7 @@ export class Pool {
   /** Whoever waits longest gets it when it has answered, or whichever comes free before. */
   async #validate(pooled: PooledSession): Promise<void> {
     this.#busy.add(pooled)
+    pooled.session.ref()
     try {
       await ping(this.#ports.clock, pooled.session)
       if (this.#busy.has(pooled)) this.#offer(pooled, this.#ports.clock.now())

@@ -50,13 +50,18 @@ export class Lease implements DatabaseConnection {
     this.#assertHeld()
     const raw = query.query.kind === 'RawNode'
     const statement = this.#statementOf(query)
+    // Where the statement before may still change the connection, this one must see which it has become.
+    while (this.#before !== null && this.#hold.bound === null) await this.#before.catch(() => undefined)
+    const running = execute(this.#engine, this.#hold, statement, raw, options?.signal)
+    this.#before = running
     try {
-      while (this.#before !== null && this.#hold.bound === null) await this.#before.catch(() => undefined)
-      const answer = await this.#next(execute(this.#engine, this.#hold, statement, raw, options?.signal))
+      const answer = await running
       this.#lastCommand = answer.command
       return toResult<R>(answer)
     } catch (error) {
       throw withCallerStack(error, new Error())
+    } finally {
+      if (this.#before === running) this.#before = null
     }
   }
 
@@ -138,15 +143,6 @@ export class Lease implements DatabaseConnection {
   release(): void {
     this.#released = true
     this.#hold.release()
-  }
-
-  async #next(running: Promise<Rows>): Promise<Rows> {
-    this.#before = running
-    try {
-      return await running
-    } finally {
-      if (this.#before === running) this.#before = null
-    }
   }
 
   #statementOf({ sql, parameters }: CompiledQuery): Statement {

@@ -19,10 +19,14 @@ export function sendCancel(client: PgClient, clock: Clock, timeoutMs: number): P
   const Channel = Connection as unknown as new (config: object) => CancelConnection
   const connection = new Channel({ ssl: ssl ?? false })
   return new Promise<void>((resolve, reject) => {
-    const deadline = clock.setTimeout(() => {
-      connection.stream.destroy()
-      reject(new Error(`cancel request not taken within ${timeoutMs} ms`))
-    }, timeoutMs)
+    const deadline = clock.setTimeout(
+      () => {
+        connection.stream.destroy()
+        reject(new Error(`cancel request not taken within ${timeoutMs} ms`))
+      },
+      timeoutMs,
+      'awaited',
+    )
     const settle = (error?: Error): void => {
       clock.clearTimeout(deadline)
       if (error === undefined) resolve()

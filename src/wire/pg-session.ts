@@ -119,9 +119,10 @@ export class PgSession implements Session {
   close(graceMs: number): Promise<void> {
     if (this.lost !== null) return Promise.resolve()
     this.#closing = true
+    this.ref()
     return new Promise((resolve) => {
       const { clock } = this.options
-      const grace = clock.setTimeout(() => this.client.connection.stream.destroy(), graceMs)
+      const grace = clock.setTimeout(() => this.client.connection.stream.destroy(), graceMs, 'awaited')
       this.onLost(() => {
         clock.clearTimeout(grace)
         resolve()
