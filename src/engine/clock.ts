@@ -36,10 +36,19 @@ export function pause(clock: Clock, ms: number, signal?: AbortSignal): Promise<v
   })
 }
 
-/** Settles as `work` does, or rejects with `late()` after `ms`; `work` itself goes on. */
+/**
+ * Settles as `work` does, or rejects with `late()` after `ms`; `work` itself goes on. When the time is over it gives
+ * the event loop one more turn: after a blocked one the answer may lie in the socket, unread.
+ */
 export function within<T>(clock: Clock, ms: number, work: Promise<T>, late: () => Error): Promise<T> {
   return new Promise((resolve, reject) => {
-    const timer = clock.setTimeout(() => reject(late()), ms, 'awaited')
+    let timer = clock.setTimeout(
+      () => {
+        timer = clock.setTimeout(() => reject(late()), 1, 'awaited')
+      },
+      ms,
+      'awaited',
+    )
     work.then(resolve, reject).finally(() => clock.clearTimeout(timer))
   })
 }

@@ -203,9 +203,9 @@ export class Connector {
     return this.#failures <= TRIES_UNASKED
   }
 
-  /** The server has no slot left: live with what there is. */
+  /** The server has no slot left: live with what there is and with what is still on its way. */
   #learnSlots(): void {
-    this.#slots = Math.max(1, this.#events.standing())
+    this.#slots = Math.max(1, this.#events.standing() + this.#connecting)
     this.#slotsUntil = this.#ports.clock.now() + SLOTS_RETRY_MS
   }
 

@@ -117,15 +117,15 @@ export class Engine {
 
   /** Asks the server to cancel what a lease runs now; nothing when it runs nothing. */
   async cancel(hold: Hold): Promise<void> {
-    const session = hold.pooled?.session
-    if (session !== undefined && session.lost === null && session.unanswered > 0) await session.cancel(CANCEL_MS)
+    const { pooled } = hold
+    if (pooled !== null && pooled.session.lost === null && pooled.session.unanswered > 0) await pooled.cancel(CANCEL_MS)
   }
 
   /** Cancels and closes a lease's connection. */
   async kill(hold: Hold): Promise<void> {
     const session = hold.pooled?.session
     if (session === undefined || session.lost !== null) return
-    await this.cancel(hold).catch(() => undefined)
+    await this.cancel(hold)
     session.destroy(
       new SmartPgError('SMARTPG_CONNECTION_LOST', 'The session was killed on request.', { phase: 'execute' }),
     )

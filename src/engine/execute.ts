@@ -28,6 +28,8 @@ interface Run {
   attempt: number
   sentAt: number
   wasInTransaction: boolean
+  /** The connection was gone before this statement: its holder had not noticed yet. */
+  wasLost: boolean
 }
 
 /** Runs one statement for a lease. Rejects with PostgreSQL's error, with one of ours, or with the signal's reason. */
@@ -50,6 +52,7 @@ export async function execute(
     attempt: 0,
     sentAt: startedAt,
     wasInTransaction: false,
+    wasLost: false,
   }
   for (;;) {
     run.attempt++
@@ -58,6 +61,8 @@ export async function execute(
     const pooled = bound instanceof PooledSession ? bound : await bound
     // Aborted while waiting: nothing was sent, nothing will be.
     if (signal?.aborted) throw signal.reason
+    // A cancel request that is still on its way would hit this statement.
+    if (pooled.cancelling !== null) await pooled.cancelling
     beforeSending(run, pooled)
     try {
       // Named as late as possible: the name is about the server's memory, not about the statement.
@@ -125,6 +130,7 @@ function beforeSending(run: Run, pooled: PooledSession): void {
   const { engine, hold, statement } = run
   const { facts } = statement
   run.sentAt = engine.clock.now()
+  run.wasLost = pooled.session.lost !== null
   run.wasInTransaction = pooled.session.status !== 'idle'
   pooled.sends(run.sentAt, facts.summary, !hold.untimed && facts.kind !== 'ddl' && engine.config.queryTimeoutMs > 0)
   hold.sends(facts)
@@ -146,7 +152,9 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
   const cause = pooled.timedOut ? timedOut(run, error) : error
   const fault = engine.faultOf(cause, 'query')
   afterwards(engine, hold, pooled)
-  node.settleQuery(pooled.permit, fault.breaker, error)
+  const sent = !run.wasLost && !(isSmartPgError(error) && error.phase === 'send')
+  // What was never sent says nothing about the server.
+  node.settleQuery(pooled.permit, sent ? fault.breaker : 'ignore', error)
   pooled.permit = null
   tell(engine, hold, statement, run, fault)
   if (fault.dropsConnection) hold.discard = true
@@ -155,7 +163,7 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
   const step = nextStep(
     {
       fault,
-      sent: !(isSmartPgError(error) && error.phase === 'send'),
+      sent,
       facts: statement.facts,
       inTransaction: wasInTransaction || hold.answered > 0,
       committing: wasInTransaction && statement.facts.verb === 'commit',

@@ -28,7 +28,7 @@ export function enforceDeadline(pooled: PooledSession, now: number, queryTimeout
   } else if (pooled.overdue === 'seen') {
     pooled.overdue = 'cancelled'
     pooled.overdueSince = now
-    pooled.session.cancel(CANCEL_GRACE_MS).catch(() => undefined)
+    void pooled.cancel(CANCEL_GRACE_MS)
   } else if (now - pooled.overdueSince > CANCEL_GRACE_MS) {
     pooled.session.destroy(new Error(`no answer within queryTimeout (${queryTimeoutMs} ms), nor to a cancel request`))
     return true

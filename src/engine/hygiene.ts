@@ -22,8 +22,8 @@ export async function ping(clock: Clock, session: Session): Promise<void> {
 }
 
 /** Whether a lease left something behind that the next one must not meet. */
-export function needsCleaning({ session, dirty }: PooledSession): boolean {
-  return dirty || session.status !== 'idle' || session.unanswered > 0
+export function needsCleaning({ session, dirty, cancelling }: PooledSession): boolean {
+  return dirty || cancelling !== null || session.status !== 'idle' || session.unanswered > 0
 }
 
 /**
@@ -38,6 +38,8 @@ export async function clean(
   const { session } = pooled
   const inTime = <T>(work: Promise<T>): Promise<T> =>
     within(clock, CLEANING_MS, work, () => new Error(`a used connection was not clean within ${CLEANING_MS} ms`))
+  // It would hit the next caller's statement.
+  if (pooled.cancelling !== null) await inTime(pooled.cancelling)
   // Sent by a lease that is gone, so nobody waits for the answer; its failure is nobody's either.
   if (session.unanswered > 0) await inTime(session.send(PING).catch(() => undefined))
   if (session.status !== 'idle') await inTime(session.send(ROLLBACK))

@@ -41,6 +41,7 @@ export class Monitor {
   readonly #clock: Clock
   readonly #listeners: Listeners
   #running: Promise<void> | null = null
+  #lastRound: Promise<unknown[]> = Promise.resolve([])
   #stopped = false
   #readAt = 0
   #judgedAt = 0
@@ -92,6 +93,7 @@ export class Monitor {
     this.#stopped = true
     this.#wake?.()
     await this.#running
+    await this.#lastRound
     await Promise.all([this.#primary, ...this.#replicas].map((probe) => probe.close()))
   }
 
@@ -118,7 +120,14 @@ export class Monitor {
     })
   }
 
-  async #round(judging = false): Promise<unknown[]> {
+  /** One round at a time, each after the one before: two would open two connections and compare mixed answers. */
+  #round(judging = false): Promise<unknown[]> {
+    this.#lastRound = this.#lastRound.then(() => this.#ask(judging))
+    return this.#lastRound
+  }
+
+  async #ask(judging: boolean): Promise<unknown[]> {
+    if (this.#stopped) return []
     const faults: unknown[] = []
     const note = (error: unknown): null => {
       faults.push(error)

@@ -49,10 +49,15 @@ export class Pool {
   readonly #goodbyes = new Set<Promise<void>>()
   #state: 'new' | 'open' | 'draining' | 'closed' = 'new'
   #generation = 0
+  /** Until they have stood once, `initial` connections are asked for. */
+  #wanted = 0
+  /** Idle connections that are being asked whether they live, for somebody who waits. */
+  #validating = 0
   /** Mean time a lease holds a connection, milliseconds. */
   #useMs = 0
   #waitTimer: Timer = null
   #tickTimer: Timer = null
+  #drained: Promise<void> | null = null
   #whenEmpty: (() => void) | null = null
 
   constructor(node: Host, config: NodePoolConfig, ports: PoolPorts) {
@@ -98,15 +103,17 @@ export class Pool {
   start(): void {
     if (this.#state !== 'new') return
     this.#state = 'open'
-    this.#open(Math.max(this.#config.initial, this.#config.min))
+    this.#wanted = this.#config.initial
+    this.#grow(true)
   }
 
   /** Settles when `initial` connections stand; rejects with the fault of the next that fails, or at `deadline`. */
   async ready(deadline: number): Promise<void> {
     const { clock } = this.#ports
+    const since = clock.now()
     while (this.#standing < Math.min(this.#config.initial, this.#connector.max)) {
       const left = deadline - clock.now()
-      if (left <= 0) throw this.#acquireTimeout(this.#config.acquireTimeoutMs, clock.now())
+      if (left <= 0) throw this.#acquireTimeout(clock.now() - since)
       if (this.#connector.connecting === 0 && !this.#connector.resting) this.#open(1)
       await this.#connector.settled(left)
       if (this.#connector.lastError !== undefined) throw this.#connector.lastError
@@ -119,7 +126,7 @@ export class Pool {
     const pooled = this.#idle.at(-1)
     if (pooled === undefined) return null
     const now = this.#ports.clock.now()
-    if (now - pooled.idleSince > this.#config.validateAfterIdleMs || now >= pooled.lifetimeEnd) return null
+    if (this.#isDoubtful(pooled, now) || now >= pooled.lifetimeEnd) return null
     this.#idle.pop()
     this.#hold(pooled, now)
     if (this.#config.leakDetectionMs > 0) pooled.stack = new Error('acquired').stack
@@ -186,7 +193,7 @@ export class Pool {
 
   /** Every idle connection is asked whether it lives before it is used: one socket of this host went silent. */
   suspect(): void {
-    for (const pooled of this.#idle) pooled.idleSince = Number.NEGATIVE_INFINITY
+    for (const pooled of this.#idle) pooled.suspect = true
   }
 
   /** No connection opened until now is handed out again. */
@@ -196,8 +203,11 @@ export class Pool {
   }
 
   /** Rejects who waits, lets who holds finish for `deadlineMs`, closes everything. Always settles. */
-  async close(deadlineMs: number): Promise<void> {
-    if (this.#state === 'closed') return
+  close(deadlineMs: number): Promise<void> {
+    return (this.#drained ??= this.#drain(deadlineMs))
+  }
+
+  async #drain(deadlineMs: number): Promise<void> {
     this.#state = 'draining'
     const { clock } = this.#ports
     const closed = this.#closedError()
@@ -242,10 +252,10 @@ export class Pool {
   /** Gives idle connections to those who wait; one that has been idle for long is asked first. */
   #serve(): void {
     const now = this.#ports.clock.now()
-    while (this.#waiting.length > 0 && this.#idle.length > 0) {
+    while (this.#waiting.length > this.#validating && this.#idle.length > 0) {
       const pooled = this.#idle.pop()!
       if (now >= pooled.lifetimeEnd) void this.#close(pooled, 'lifetime')
-      else if (now - pooled.idleSince > this.#config.validateAfterIdleMs) void this.#validate(pooled)
+      else if (this.#isDoubtful(pooled, now)) void this.#validate(pooled)
       else this.#hand(pooled, now)
     }
   }
@@ -274,13 +284,22 @@ export class Pool {
   /** Whoever waits longest gets it when it has answered, or whichever comes free before. */
   async #validate(pooled: PooledSession): Promise<void> {
     this.#busy.add(pooled)
+    this.#validating++
     pooled.session.ref()
-    try {
-      await ping(this.#ports.clock, pooled.session)
-      if (this.#busy.has(pooled)) this.#offer(pooled, this.#ports.clock.now())
-    } catch (error) {
-      this.#remove(pooled, 'error', error as Error)
-    }
+    const failure = await ping(this.#ports.clock, pooled.session).then(
+      () => null,
+      (error: unknown) => error as Error,
+    )
+    this.#validating--
+    pooled.suspect = false
+    if (failure !== null) this.#remove(pooled, 'error', failure)
+    else if (this.#busy.has(pooled)) this.#offer(pooled, this.#ports.clock.now())
+    this.#serve()
+  }
+
+  /** Whether it must be asked if it lives before anybody gets it. */
+  #isDoubtful(pooled: PooledSession, now: number): boolean {
+    return pooled.suspect || now - pooled.idleSince > this.#config.validateAfterIdleMs
   }
 
   async #clean(pooled: PooledSession): Promise<void> {
@@ -341,7 +360,7 @@ export class Pool {
   }
 
   get #bounds(): PoolBounds {
-    return { min: this.#config.min, max: this.#connector.max, minIdle: this.#config.minIdle }
+    return { min: Math.max(this.#config.min, this.#wanted), max: this.#connector.max, minIdle: this.#config.minIdle }
   }
 
   #planState(): PoolState {
@@ -350,7 +369,8 @@ export class Pool {
     return {
       total: this.#standing + connecting,
       idle: this.#idle.length,
-      connecting,
+      // A ping is shorter than a connect, and serves as well.
+      connecting: connecting + this.#validating,
       waiting: this.#waiting.length,
       useMs: this.#useMs,
       connectMs,
@@ -360,10 +380,11 @@ export class Pool {
 
   #opened(pooled: PooledSession): void {
     pooled.session.onLost((reason) => this.#lost(pooled, reason))
+    if (this.#standing + 1 >= Math.min(this.#wanted, this.#connector.max)) this.#wanted = 0
     this.#busy.add(pooled)
     this.#offer(pooled, this.#ports.clock.now())
     if (this.#tickTimer === null) this.#tick()
-    this.#grow()
+    this.#grow(this.#wanted > 0)
   }
 
   #lost(pooled: PooledSession, reason: Error): void {
@@ -402,9 +423,9 @@ export class Pool {
 
   #expireWaiters(): void {
     const now = this.#ports.clock.now()
+    const counts = this.counts()
     const expired = this.#waiting.expired(now)
     if (expired.length === 0) return
-    const counts = this.counts()
     const holders = this.#holders(now)
     const { lastError } = this.#connector
     for (const waiter of expired) {
@@ -412,9 +433,10 @@ export class Pool {
     }
   }
 
-  #acquireTimeout(waitedMs: number, now: number): AcquireTimeoutError {
+  #acquireTimeout(waitedMs: number): AcquireTimeoutError {
     const { lastError } = this.#connector
-    return new AcquireTimeoutError(this.#node.name, waitedMs, this.counts(), this.#holders(now), lastError)
+    const holders = this.#holders(this.#ports.clock.now())
+    return new AcquireTimeoutError(this.#node.name, waitedMs, this.counts(), holders, lastError)
   }
 
   #holders(now: number): AcquireTimeoutError['holders'] {
@@ -470,9 +492,10 @@ export class Pool {
     this.#busy.add(pooled)
     try {
       await ping(this.#ports.clock, pooled.session)
-      if (!this.#busy.delete(pooled)) return
-      if (this.#waiting.length > 0 || this.#state !== 'open') this.#offer(pooled, this.#ports.clock.now())
-      else this.#idle.unshift(pooled)
+      if (!this.#busy.has(pooled)) return
+      const stays = this.#waiting.length === 0 && this.#state === 'open' && pooled.generation === this.#generation
+      if (!stays) this.#offer(pooled, this.#ports.clock.now())
+      else if (this.#busy.delete(pooled)) this.#idle.unshift(pooled)
     } catch (error) {
       this.#remove(pooled, 'error', error as Error)
     }

@@ -13,6 +13,8 @@ export class PooledSession {
 
   idleSince = 0
   pingedAt = 0
+  /** Another connection to the same host went silent. */
+  suspect = false
   /** Since when a lease holds it; 0 while nobody does. */
   heldSince = 0
   /** What the lease runs or ran last, for people who look for who holds the connections. */
@@ -40,6 +42,11 @@ export class PooledSession {
     this.idleSince = now
   }
 
+  /** A cancel request on its way. */
+  cancelling: Promise<void> | null = null
+  #outstanding = 0
+  #timed = false
+
   /** Out of its pool, whether said goodbye to or destroyed. */
   closed = false
 
@@ -49,18 +56,32 @@ export class PooledSession {
     this.leakReported = false
     this.stack = undefined
     this.permit = null
-    this.settles()
+    this.#outstanding = 0
+    this.sentAt = 0
   }
 
-  /** A statement with a deadline goes out. */
+  /** A statement goes out; behind another one its time begins when that one has ended. */
   sends(now: number, doing: string, timed: boolean): void {
     this.doing = doing
+    this.#timed = timed
+    if (this.#outstanding++ > 0) return
     this.sentAt = timed ? now : 0
     this.overdue = 'no'
   }
 
-  settles(): void {
-    this.sentAt = 0
+  settles(now: number): void {
+    this.#outstanding--
+    this.sentAt = this.#outstanding > 0 && this.#timed ? now : 0
+    this.overdue = 'no'
+  }
+
+  /** Asks the server to cancel what runs. Until that has ended nothing else may be sent: it would be hit instead. */
+  cancel(timeoutMs: number): Promise<void> {
+    this.cancelling ??= this.session
+      .cancel(timeoutMs)
+      .catch(() => undefined)
+      .finally(() => (this.cancelling = null))
+    return this.cancelling
   }
 
   /** Whether the statement that just ended was ended by its deadline. */

@@ -14,7 +14,7 @@ export interface Times {
 
 /** Own writes are counted when they have ended, well or badly: only then can their position be asked for. */
 export function afterwards(engine: Engine, hold: Hold, pooled: PooledSession): void {
-  pooled.settles()
+  pooled.settles(engine.clock.now())
   if (!hold.wrote || hold.node!.role === 'replica') return
   if (pooled.session.lost === null && pooled.session.status !== 'idle') return
   hold.wrote = false

@@ -47,6 +47,11 @@ export class FakeClock implements Clock {
     return next === undefined ? null : next.at - this.#now
   }
 
+  /** The process is blocked for `ms`: time passes and nothing runs. What came due meanwhile runs at the next `advance`. */
+  block(ms: number): void {
+    this.#now += ms
+  }
+
   /** Lets `ms` pass. `advance(0)` lets promises settle and runs what is due now. */
   async advance(ms = 0): Promise<void> {
     const until = this.#now + ms

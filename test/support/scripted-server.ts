@@ -227,6 +227,10 @@ export class ScriptedSession implements Session {
     this.#onIdle?.()
   }
 
+  /** There is no socket that could keep a process alive. */
+  ref(): void {}
+  unref(): void {}
+
   notify(channel: string, payload: string): void {
     for (const listener of this.#notificationListeners) listener(channel, payload)
   }

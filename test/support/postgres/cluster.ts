@@ -41,14 +41,17 @@ export interface Cluster extends AsyncDisposable {
   readonly owned: boolean
   /** The temporary folder; undefined when there is none. */
   readonly folder: string | undefined
-  /** Settles when the replicas (or replica `i`) have replayed all that the primary has written so far. */
-  caughtUp(i?: number): Promise<void>
+  /** Settles when the replicas (or replica `i`) have replayed all that `from` (the primary) has written so far. */
+  caughtUp(i?: number, from?: Server): Promise<void>
   /** Replica `i` receives but does not replay: it lags. */
   pauseReplay(i: number): Promise<void>
   resumeReplay(i: number): Promise<void>
   /** Replica `i` loses its connection to the primary, and finds none. */
   cutOff(i: number): Promise<void>
-  /** Replica `i` streams from `from` (default: the primary): after a cut, or after a promotion. */
+  /**
+   * Replica `i` streams from `from` (default: the primary): after a cut, or after a promotion. It cannot when it has
+   * replayed more of the old primary than the promoted one had: stop the old primary first, while both stream.
+   */
   follow(i: number, from?: Server): Promise<void>
   /** Ends all processes and removes the folder. Also done when the program ends without it. */
   close(): Promise<void>
@@ -92,7 +95,7 @@ function borrowedCluster(primary: Server, replicas: readonly Server[], stop = as
     replicaUrls: replicas.map((replica) => replica.url),
     owned: false,
     folder: undefined,
-    caughtUp: (i) => caughtUp(primary, i === undefined ? replicas : [at(replicas, i)]),
+    caughtUp: (i, from = primary) => caughtUp(from, i === undefined ? replicas : [at(replicas, i)]),
     pauseReplay: refuse,
     resumeReplay: refuse,
     cutOff: refuse,
@@ -131,7 +134,7 @@ function clusterOf(premises: Premises, primary: OwnServer, replicas: readonly Ow
     replicaUrls: replicas.map((replica) => replica.url),
     owned: true,
     folder: premises.folder,
-    caughtUp: (i) => caughtUp(primary, i === undefined ? replicas : [at(replicas, i)]),
+    caughtUp: (i, from = primary) => caughtUp(from, i === undefined ? replicas : [at(replicas, i)]),
     pauseReplay: async (i) => {
       await at(replicas, i).query('select pg_wal_replay_pause()')
       // It pauses at the next record or a moment later; until then it still applies.
