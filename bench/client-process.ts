@@ -13,7 +13,9 @@ export type Ask =
   | { readonly do: 'close' }
 
 export type Answer =
-  { readonly is: 'done' } | { readonly is: 'round'; readonly round: Round } | { readonly is: 'failed'; readonly why: string }
+  | { readonly is: 'done' }
+  | { readonly is: 'round'; readonly round: Round }
+  | { readonly is: 'failed'; readonly why: string }
 
 let client: OpenClient | undefined
 

@@ -77,7 +77,13 @@ async function compare(handles: readonly ClientHandle[], workload: Workload, fla
   for (const concurrency of flags.concurrency) {
     const plan = { workload: workload.name, concurrency, warmUpMs, measuredMs: 1000 * flags.seconds }
     const series = await allRounds(handles, plan, flags.rounds)
-    console.log(`${tableOf(series, series.find(({ label }) => label === stock.label)!, concurrency)}\n`)
+    console.log(
+      `${tableOf(
+        series,
+        series.find(({ label }) => label === stock.label)!,
+        concurrency,
+      )}\n`,
+    )
     errors += tell(series)
   }
   return errors

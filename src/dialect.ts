@@ -23,6 +23,7 @@ import { warnOfSecondKysely } from './kysely/second-copy.ts'
 import { logTo } from './telemetry/log.ts'
 import { registerPool, registry as exportedRegistry } from './telemetry/metrics.ts'
 import { snapshotOf } from './telemetry/snapshot.ts'
+import { VERSION } from './telemetry/version.ts'
 import { faultOf } from './wire/fault-of.ts'
 import { sessionOpener } from './wire/open.ts'
 
@@ -160,6 +161,10 @@ export class SmartPgDialect implements Dialect {
 
   #register(engine: Engine): () => void {
     if (this.#registry === undefined) return () => undefined
-    return registerPool(this.#registry, { pool: this.#config.name, nodes: () => snapshotOf(engine.cluster.nodes) })
+    return registerPool(this.#registry, {
+      pool: this.#config.name,
+      nodes: () => snapshotOf(engine.cluster.nodes),
+      versions: () => ({ version: VERSION }),
+    })
   }
 }

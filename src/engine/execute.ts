@@ -6,7 +6,7 @@ import { nextStep } from '../core/retry.ts'
 import type { NextStep } from '../core/retry.ts'
 import type { Permit } from '../core/breaker.ts'
 import type { RouteReason } from '../core/cells.ts'
-import type { Rows, Statement } from '../core/types.ts'
+import type { Facts, Rows, Statement } from '../core/types.ts'
 import { pause } from './clock.ts'
 import type { Engine } from './engine.ts'
 import type { Hold } from './hold.ts'
@@ -92,7 +92,7 @@ function bind(run: Run): PooledSession | Promise<PooledSession> {
   // The breaker after the route, because it belongs to the server; before the queue, because nobody shall wait
   // for a server that does not answer.
   const permit = node.admitQuery()
-  if (permit === null) throw node.circuitOpen()
+  if (permit === null) throw unserved(run, node, node.circuitOpen())
   const pooled = node.pool.take()
   if (pooled === null) return wait(run, node, because, permit)
   hold.take(pooled, node, because, permit)
@@ -107,12 +107,19 @@ async function wait(run: Run, node: Node, because: RouteReason, permit: Permit):
   } catch (error) {
     node.giveBackQuery(permit)
     // The pool has tried for as long as it may. A replica is not the only one who can answer.
-    if (node.role === 'primary' || signal?.aborted) throw error
+    if (node.role === 'primary' || signal?.aborted) throw unserved(run, node, error)
     run.failedOn.push(node)
     return bind(run)
   }
   hold.take(pooled, node, because, permit)
   return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)
+}
+
+/** It never got a connection: counted and told as a failed query all the same. */
+function unserved({ engine, hold, statement, ...times }: Run, node: Node, error: unknown): unknown {
+  hold.node = node
+  tell(engine, hold, statement, times, engine.faultOf(error, 'query'))
+  return error
 }
 
 /** The user's hook sets up the session before the lease's first statement, on every lease. */
@@ -129,11 +136,19 @@ async function reserved(engine: Engine, hold: Hold, pooled: PooledSession): Prom
 function beforeSending(run: Run, pooled: PooledSession): void {
   const { engine, hold, statement } = run
   const { facts } = statement
+  const timed = engine.config.queryTimeoutMs > 0 && !hold.untimed && !hold.keepsSession && !takesItsTime(facts)
   run.sentAt = engine.clock.now()
   run.wasLost = pooled.session.lost !== null
   run.wasInTransaction = pooled.session.status !== 'idle'
-  pooled.sends(run.sentAt, facts.summary, !hold.untimed && facts.kind !== 'ddl' && engine.config.queryTimeoutMs > 0)
+  pooled.sends(run.sentAt, facts.summary, timed)
   hold.sends(facts)
+}
+
+/** DDL, COPY, VACUUM, CALL, and the lock that migrations wait for: as long as they take is long enough. */
+function takesItsTime({ kind, verb, functions }: Facts): boolean {
+  if (kind === 'ddl' || verb === 'copy') return true
+  if (kind === 'unknown') return verb !== 'select' && verb !== 'with'
+  return functions.some((name) => name.startsWith('pg_advisory'))
 }
 
 function answered(run: Run, pooled: PooledSession): void {
@@ -178,7 +193,8 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
     engine.chance,
   )
   if (step.do === 'fail') {
-    if (attempt > 1) node.cells.retries[fault.class].failed++
+    if (!node.retries.left(now) && fault.retry !== 'never') node.cells.retries[fault.class].refused++
+    else if (attempt > 1) node.cells.retries[fault.class].failed++
     hold.failure = meaning(run, cause, step.outcome)
     return null
   }

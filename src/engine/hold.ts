@@ -35,6 +35,11 @@ export class Hold {
     return this.readOnReplica && !this.inTransaction ? null : this.pooled
   }
 
+  /** A caller of `db.connection()`: outside a transaction, and not at its first statement. */
+  get keepsSession(): boolean {
+    return this.transaction === 'none' && this.answered > 0
+  }
+
   /** Whether the server is in a transaction of this hold. */
   get inTransaction(): boolean {
     return this.pooled !== null && this.pooled.session.status !== 'idle'

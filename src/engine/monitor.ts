@@ -141,6 +141,7 @@ export class Monitor {
     this.#judgedAt = now
     // After them: a replica that is ahead of the primary is on another timeline.
     const lsn = await this.#samplePrimary().catch(note)
+    this.#judgePrimary(faults.at(-1), lsn !== null)
     if (lsn !== null) this.#history.add(lsn, this.#clock.now())
     this.#replicas.forEach((probe, i) => this.#judge(probe.node, samples[i] ?? null, lsn))
     return faults
@@ -181,6 +182,11 @@ export class Monitor {
       this.#listeners.emit('error', { node: node.name, during: 'probe', error })
       throw error
     }
+  }
+
+  #judgePrimary(fault: unknown, up: boolean): void {
+    const because = up ? 'answers' : fault instanceof Error ? fault.message : 'in recovery'
+    this.#primary.node.observed({ fit: true, up, because, lagMs: null, lagBytes: null, at: this.#clock.now() })
   }
 
   #judge(node: Node, sample: ReplicaSample | null, primaryLsn: bigint | null): void {

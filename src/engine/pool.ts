@@ -94,6 +94,13 @@ export class Pool {
     return this.#busy.size + this.#waiting.length
   }
 
+  /** Connections on which a statement is under way. */
+  get running(): number {
+    let running = 0
+    for (const { session } of this.#busy) if (session.unanswered > 0) running++
+    return running
+  }
+
   /** Whether there is a connection that could serve without a new one being opened. */
   get hasSessions(): boolean {
     return this.#standing > 0
@@ -150,6 +157,7 @@ export class Pool {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
         if (!this.#waiting.leave(ticket)) return
+        if (this.#waiting.length === 0) this.#forgetDeadlines()
         this.#cells.acquires.aborted++
         reject(signal!.reason as Error)
       }
@@ -212,7 +220,6 @@ export class Pool {
     const { clock } = this.#ports
     const closed = this.#closedError()
     this.#connector.stop(closed)
-    if (this.#waitTimer !== null) clock.clearTimeout(this.#waitTimer)
     this.#rejectAll(closed)
     for (const pooled of [...this.#idle]) void this.#close(pooled, 'drain')
     if (this.#busy.size + this.#connector.connecting > 0) {
@@ -265,6 +272,7 @@ export class Pool {
     if (waiter !== null) {
       this.#hold(pooled, now)
       waiter.resolve(pooled)
+      if (this.#waiting.length === 0) this.#forgetDeadlines()
     } else {
       pooled.idleSince = now
       pooled.session.unref()
@@ -405,6 +413,7 @@ export class Pool {
 
   #rejectAll(error: unknown): void {
     for (let waiter = this.#waiting.next(); waiter !== null; waiter = this.#waiting.next()) waiter.reject(error)
+    this.#forgetDeadlines()
   }
 
   #watchDeadlines(): void {
@@ -419,6 +428,12 @@ export class Pool {
     // One more turn: after a blocked event loop the connection may be here already, unread.
     const due = (): void => void (this.#waitTimer = clock.setTimeout(expire, 1, 'awaited'))
     this.#waitTimer = clock.setTimeout(due, ms, 'awaited')
+  }
+
+  /** Nobody waits any more, so nothing must keep the process alive for them. */
+  #forgetDeadlines(): void {
+    this.#ports.clock.clearTimeout(this.#waitTimer)
+    this.#waitTimer = null
   }
 
   #expireWaiters(): void {

@@ -43,9 +43,15 @@ export async function* stream(
   } finally {
     hold.untimed = false
     tell(engine, hold, statement, times, fault)
-    // The reader stopped early, or the server failed: a statement that writes has run to its end by then, or is undone.
-    if (own && hold.inTransaction) await execute(engine, hold, COMMIT, true).catch(() => undefined)
+    if (own && hold.inTransaction) await end(engine, hold, fault)
   }
+}
+
+/** The reader stopped early, so what the statement wrote by then stays; or the server failed, and nothing does. */
+async function end(engine: Engine, hold: Hold, fault: Fault | undefined): Promise<void> {
+  const committing = execute(engine, hold, COMMIT, true)
+  if (fault === undefined) await committing
+  else await committing.catch(() => undefined)
 }
 
 async function* portalRows(

@@ -60,7 +60,7 @@ export async function batch<const T extends readonly BatchItem[]>(
   const compiled = queries.map((query, index) => compile(db, query, index))
   if (compiled.length === 0) return [] as BatchOutputs<T>
   const executor = db.getExecutor()
-  const results = await executor.provideConnection((connection) => run(connection, compiled, options, db.isTransaction))
+  const results = await executor.provideConnection((connection) => run(connection, compiled, options, db))
   const outputs: unknown[] = []
   for (const [index, plain] of results.entries()) {
     let result = plain as QueryResult<UnknownRow>
@@ -103,11 +103,11 @@ async function run(
   connection: DatabaseConnection,
   queries: readonly CompiledQuery[],
   options: BatchOptions,
-  inTransaction: boolean,
+  db: Kysely<unknown>,
 ): Promise<QueryResult<unknown>[]> {
   if (connection instanceof Lease) return runOnLease(connection, queries, options)
-  warnWrapped()
-  return runOneByOne(connection, queries, options, inTransaction)
+  warnWrapped(db.getExecutor().adapter)
+  return runOneByOne(connection, queries, options, db.isTransaction)
 }
 
 async function runOnLease(
@@ -242,6 +242,8 @@ const RESULTS = {
   MergeQueryNode: (result: QueryResult<unknown>) => new MergeResult(result.numAffectedRows),
 }
 
+const warned = new WeakSet<object>()
+
 const OPTIONS = ['strategy', 'isolationLevel', 'signal']
 
 function checkOptions(options: BatchOptions): void {
@@ -254,7 +256,10 @@ function checkOptions(options: BatchOptions): void {
   if (faults.length > 0) throw new ConfigError(faults)
 }
 
-function warnWrapped(): void {
+/** Once for each Kysely instance, which all of its copies share an adapter with. */
+function warnWrapped(adapter: object): void {
+  if (warned.has(adapter)) return
+  warned.add(adapter)
   process.emitWarning('db.batch: another dialect wraps SmartPgDialect, so queries are sent one after the other.', {
     type: 'SmartPgWarning',
     code: 'SMARTPG_BATCH_WRAPPED',

@@ -59,7 +59,7 @@ export class Lease implements DatabaseConnection {
       this.#lastCommand = answer.command
       return toResult<R>(answer)
     } catch (error) {
-      throw withCallerStack(error, new Error())
+      throw withCallerStack(error)
     } finally {
       if (this.#before === running) this.#before = null
     }
@@ -85,7 +85,7 @@ export class Lease implements DatabaseConnection {
         yield { rows: rows as R[] }
       }
     } catch (error) {
-      throw withCallerStack(error, new Error())
+      throw withCallerStack(error)
     }
   }
 

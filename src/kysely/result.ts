@@ -11,8 +11,15 @@ export function toResult<R>(answer: Rows): QueryResult<R> {
   return { rows: rows as R[] }
 }
 
+/** Frames between the driver and the caller's file; V8 keeps ten, of which Kysely needs most. */
+const FRAMES = 30
+
 /** Adds the caller's frames below the server's, so that the last line names the file that asked. */
-export function withCallerStack(error: unknown, caller: Error): unknown {
+export function withCallerStack(error: unknown): unknown {
+  const usual = Error.stackTraceLimit
+  Error.stackTraceLimit = FRAMES
+  const caller = new Error()
+  Error.stackTraceLimit = usual
   if (!(error instanceof Error) || caller.stack === undefined) return error
   const frames = caller.stack.slice(caller.stack.indexOf('\n') + 1)
   if (error.stack?.endsWith(frames) !== true) error.stack = `${error.stack ?? String(error)}\n${frames}`

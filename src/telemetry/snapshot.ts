@@ -12,7 +12,7 @@ export interface Visible {
   readonly role: Role
   readonly address: { readonly host: string; readonly port: number }
   readonly cells: NodeCells
-  readonly pool: { counts(): PoolCounts; readonly config: { readonly min: number } }
+  readonly pool: { counts(): PoolCounts; readonly running: number; readonly config: { readonly min: number } }
   readonly health: {
     readonly fit: boolean
     readonly up: boolean
@@ -37,11 +37,11 @@ export function* snapshotOf(nodes: Iterable<Visible>): Iterable<NodeSnapshot> {
       counts: { ...counts, min: node.pool.config.min },
       breakerState: STATE[circuit.state],
       consecutiveFailures: circuit.consecutive_failures,
-      up: node.health.up,
+      up: node.health.up && circuit.state !== 'open',
       lagMs: node.health.lagMs,
       lagBytes: node.health.lagBytes,
       healthy: node.health.fit,
-      inflight: counts.active,
+      inflight: node.pool.running,
     }
   }
 }

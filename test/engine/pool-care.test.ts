@@ -64,6 +64,7 @@ describe('a connection that has been idle for long', () => {
     await clock.advance(1_000)
     primary.on('select 1', { delayMs: 2_000 })
     const waiting = watched(pool.acquire())
+    await clock.advance(0)
     // Its answer has been in the socket for long when the event loop comes round again.
     clock.block(2_000)
     await clock.advance(5)

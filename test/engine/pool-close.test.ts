@@ -99,14 +99,14 @@ describe('closing', () => {
   })
 
   test('closes a connection whose hook ends only after all is over', async () => {
-    let end = (): void => undefined
+    let end: (() => void) | undefined
     const engine = await startedEngine({ onCreateConnection: () => new Promise<void>((resolve) => (end = resolve)) })
     watched(engine.pool.acquire())
     await engine.clock.advance(0)
     const closed = closes(engine, 1_000)
     await engine.clock.advance(1_010)
     expect(closed.state).toBe('resolved')
-    end()
+    end!()
     await engine.clock.advance(seconds(5))
     expectNothingLeft(engine)
   })
@@ -132,11 +132,11 @@ describe('closing', () => {
   test('ends even if the server answers no goodbye', async () => {
     const engine = await startedEngine({ pool: { initial: 2 } })
     for (const session of engine.primary.sessions) {
-      const { close } = session
+      const close = session.close.bind(session)
       // As the real one: asked to end, the socket is destroyed when its grace is over.
       session.close = (graceMs) =>
         new Promise((resolve) => {
-          engine.clock.setTimeout(() => resolve(close.call(session, 0)), graceMs)
+          engine.clock.setTimeout(() => resolve(close(0)), graceMs)
         })
     }
     const closed = closes(engine)

@@ -176,61 +176,61 @@ describe('a server that will never let us in', () => {
 describe('a server that has fewer slots than max', () => {
   /** Refuses every connect while `slots` sessions are open. */
   async function crowded(slots: number, max: number) {
-    const test = await startedEngine({ pool: { max, acquireTimeout: '10s' } })
-    const { primary } = test
+    const crowd = await startedEngine({ pool: { max, acquireTimeout: '10s' } })
+    const { primary } = crowd
     intercept(primary, async (how) => {
       if (primary.openSessions.length < slots) return primary.open(how)
       primary.connects++
       throw noSlots()
     })
-    return test
+    return crowd
   }
 
   const serveAll = async (
     waiting: Watched<PooledSession>[],
-    test: Awaited<ReturnType<typeof crowded>>,
+    crowd: Awaited<ReturnType<typeof crowded>>,
   ): Promise<void> => {
     const done = new Set<Watched<PooledSession>>()
     for (let round = 0; round < 400 && done.size < waiting.length; round++) {
-      await test.clock.advance(5)
+      await crowd.clock.advance(5)
       for (const one of waiting) {
         if (one.state !== 'resolved' || done.has(one)) continue
         done.add(one)
-        test.pool.release(one.value)
+        crowd.pool.release(one.value)
       }
     }
   }
 
   test('serves everybody with those it has: nobody is told of 53300', async () => {
-    const test = await crowded(5, 50)
-    const waiting = Array.from({ length: 200 }, () => watched(test.pool.acquire()))
-    await serveAll(waiting, test)
+    const crowd = await crowded(5, 50)
+    const waiting = Array.from({ length: 200 }, () => watched(crowd.pool.acquire()))
+    await serveAll(waiting, crowd)
     expect(waiting.filter(({ state }) => state === 'resolved')).toHaveLength(200)
-    expect(test.events.breaker).toEqual([])
+    expect(crowd.events.breaker).toEqual([])
   })
 
   test('is not asked for more once it has said so, for half a minute', async () => {
-    const test = await crowded(5, 50)
-    const waiting = Array.from({ length: 20 }, () => watched(test.pool.acquire()))
-    await test.clock.advance(seconds(2))
+    const crowd = await crowded(5, 50)
+    const waiting = Array.from({ length: 20 }, () => watched(crowd.pool.acquire()))
+    await crowd.clock.advance(seconds(2))
     expect(waiting.filter(({ state }) => state === 'resolved')).toHaveLength(5)
-    expect(test.pool.counts()).toMatchObject({ total: 5, max: 5 })
-    const { connects } = test.primary
-    await test.clock.advance(seconds(5))
-    expect(test.primary.connects).toBe(connects)
+    expect(crowd.pool.counts()).toMatchObject({ total: 5, max: 5 })
+    const { connects } = crowd.primary
+    await crowd.clock.advance(seconds(5))
+    expect(crowd.primary.connects).toBe(connects)
   })
 
   test('is asked for one more after a while, in case others have left', async () => {
-    const test = await crowded(5, 50)
-    for (let i = 0; i < 6; i++) watched(test.pool.acquire())
-    await test.clock.advance(seconds(2))
-    const { connects } = test.primary
+    const crowd = await crowded(5, 50)
+    for (let i = 0; i < 6; i++) watched(crowd.pool.acquire())
+    await crowd.clock.advance(seconds(2))
+    const { connects } = crowd.primary
     for (let i = 0; i < 6; i++) {
-      watched(test.pool.acquire())
-      await test.clock.advance(seconds(6))
+      watched(crowd.pool.acquire())
+      await crowd.clock.advance(seconds(6))
     }
-    expect(test.primary.connects).toBeGreaterThan(connects)
-    expect(test.primary.connects).toBeLessThanOrEqual(connects + 3)
+    expect(crowd.primary.connects).toBeGreaterThan(connects)
+    expect(crowd.primary.connects).toBeLessThanOrEqual(connects + 3)
   })
 
   test('is not underrated because its refusals come before its welcomes', async () => {

@@ -87,10 +87,12 @@ const scenes: Record<string, () => Promise<Record<string, unknown>>> = {
     return { write: await write, rows: await notes(1) }
   },
   async read() {
-    await outside.query('begin; lock table notes in access exclusive mode')
+    const locker = new Client({ connectionString: url })
+    await locker.connect()
+    await locker.query('begin; lock table notes in access exclusive mode')
     const read = toldBy(db.selectFrom('notes').selectAll().execute())
     await killWho('select * from "notes"')
-    await outside.query('commit')
+    await locker.end()
     return { read: await read }
   },
   async transaction() {
@@ -149,14 +151,19 @@ const scenes: Record<string, () => Promise<Record<string, unknown>>> = {
   },
   async everyone() {
     const killers = `select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1`
-    const work = Array.from({ length: 50 }, (_, n) => toldBy(db.selectFrom('notes').select('n').where('n', '=', n).execute()))
+    const work = Array.from({ length: 50 }, (_, n) =>
+      toldBy(db.selectFrom('notes').select('n').where('n', '=', n).execute()),
+    )
     await outside.query(killers, [applicationName])
     return { told: [...new Set(await Promise.all(work))] }
   },
 }
 
 const report: Record<string, Record<string, unknown>> = {}
-for (const [name, scene] of Object.entries(scenes)) report[name] = { ...(await scene()), whole: await whole() }
+for (const [name, scene] of Object.entries(scenes)) {
+  report[name] = await scene().catch((error: unknown) => ({ failed: String(error) }))
+  report[name]['whole'] = await whole().catch(String)
+}
 const destroyed = await toldBy(db.destroy())
 const left = await outside.query('select from pg_stat_activity where application_name = $1', [applicationName])
 await outside.end()

@@ -101,7 +101,11 @@ describe.skipIf(borrowed)(`reads of own writes ${ownOnly}`, () => {
     for (let id = 0; id < 200; id += 4) {
       await db.transaction().execute(async (trx) => void (await insert(trx, id)))
       expect(await finds(db, id)).toBe(true)
-      await db.updateTable('pairs').set({ id: id + 1 }).where('id', '=', id).execute()
+      await db
+        .updateTable('pairs')
+        .set({ id: id + 1 })
+        .where('id', '=', id)
+        .execute()
       expect([await finds(db, id), await finds(db, id + 1)]).toEqual([false, true])
       await db.batch([db.deleteFrom('pairs').where('id', '=', id + 1), db.insertInto('pairs').values({ id: id + 2 })])
       expect([await finds(db, id + 1), await finds(db, id + 2)]).toEqual([false, true])

@@ -58,7 +58,9 @@ describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
   }
 
   /** What the nodes were said to be, by name. */
-  async function connected(options: Partial<SmartPgOptions> = {}): Promise<Opened<Tables> & { up: Map<string, boolean> }> {
+  async function connected(
+    options: Partial<SmartPgOptions> = {},
+  ): Promise<Opened<Tables> & { up: Map<string, boolean> }> {
     const opened = open<Tables>({ primary: cluster.url, replicas: cluster.replicaUrls, ...options })
     const up = new Map<string, boolean>()
     opened.dialect.on('node', (event) => up.set(event.node, event.up))

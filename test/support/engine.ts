@@ -39,9 +39,9 @@ export interface TestEngine {
   /** Every event so far. */
   readonly events: { readonly [Name in EventName]: Events[Name][] }
   /** One statement on a lease of its own, as `db.selectFrom(…).execute()` runs it. */
-  run(sql: string, options?: RunOptions): Promise<Rows>
+  readonly run: (sql: string, options?: RunOptions) => Promise<Rows>
   /** A lease for several statements, as `db.connection()` and `db.transaction()` hold it. */
-  lease(): TestLease
+  readonly lease: () => TestLease
 }
 
 export interface RunOptions {

@@ -1,0 +1,124 @@
+// What our own decisions cost, in nanoseconds: `node bench/acquire.ts`. No network: the engine runs against the scripted
+// server of the tests, on the system's clock, because reading it is part of the price. It measures the sources, which
+// need no build.
+
+import { resolveConfig } from '../src/config/resolve.ts'
+import { systemChance, systemClock } from '../src/engine/clock.ts'
+import { Engine } from '../src/engine/engine.ts'
+import { Hold } from '../src/engine/hold.ts'
+import { Listeners } from '../src/engine/listeners.ts'
+import { FactsCache } from '../src/sql/facts-of.ts'
+import { faultOf } from '../src/wire/fault-of.ts'
+import { ScriptedServer } from '../test/support/scripted-server.ts'
+import { spreadOf } from './statistics.ts'
+
+const rounds = 15
+const callsPerRound = 200_000
+const sql = 'select "id", "value" from "bench" where "id" = $1'
+
+interface Case {
+  readonly name: string
+  readonly goalNs?: number
+  /** Calls it so often; what comes back is used, so that nothing can be left out as useless. */
+  readonly run: (calls: number) => unknown
+}
+
+async function startEngine(replicas: number): Promise<Engine> {
+  const server = new ScriptedServer(systemClock)
+  // What the monitor asks, as a primary and replicas answer that are level with it.
+  server.on('pg_is_in_recovery', ({ sql: asked }) => ({
+    rows: [
+      asked.includes('pg_last_wal_replay_lsn')
+        ? { recovering: true, received: '0/1000', replayed: '0/1000', receiving: true }
+        : { recovering: false, lsn: '0/1000', block: '8192', segment: '16777216' },
+    ],
+  }))
+  const urls = Array.from({ length: replicas }, (_, i) => `postgres://bench@replica-${i + 1}/bench`)
+  // Between its rounds a session is idle for longer than it may be without being asked whether it lives.
+  const pool = { validateAfterIdle: '1h' }
+  const engine = new Engine(resolveConfig({ primary: 'postgres://bench@primary/bench', replicas: urls, pool }), {
+    clock: systemClock,
+    chance: systemChance,
+    listeners: new Listeners(),
+    faultOf,
+    opener: () => server.open,
+  })
+  engine.start()
+  await engine.ready(5_000)
+  return engine
+}
+
+function poolCase({ cluster }: Engine): Case {
+  const { pool } = cluster.primary
+  const run = (calls: number): unknown => {
+    let last
+    for (let i = 0; i < calls; i++) {
+      last = pool.take()
+      if (last === null) throw new Error('no idle session')
+      pool.release(last)
+    }
+    return last
+  }
+  return { name: 'pool: take + release of an idle session', goalNs: 1_000, run }
+}
+
+function breakerCase({ cluster }: Engine): Case {
+  const { primary } = cluster
+  const run = (calls: number): unknown => {
+    for (let i = 0; i < calls; i++) primary.settleQuery(primary.admitQuery()!, 'success')
+    return primary
+  }
+  return { name: 'breaker: admit + settle of a query', run }
+}
+
+function routeCase({ cluster }: Engine): Case {
+  const count = cluster.replicas.length
+  const facts = new FactsCache().of(sql)
+  const hold = new Hold()
+  const run = (calls: number): unknown => {
+    let elsewhere = 0
+    for (let i = 0; i < calls; i++) if (cluster.route(hold, facts, false, []).node.role === 'replica') elsewhere++
+    if (elsewhere !== (count > 0 ? calls : 0)) throw new Error(`${elsewhere} of ${calls} reads went to a replica`)
+    return elsewhere
+  }
+  return { name: `route: a read, ${count} replicas`, run }
+}
+
+function factsCase(): Case {
+  const facts = new FactsCache()
+  // Every query arrives as a new string, and its hash must be computed anew.
+  const texts = Array.from({ length: callsPerRound }, () => Buffer.from(sql).toString('latin1'))
+  const run = (calls: number): unknown => {
+    let last
+    for (let i = 0; i < calls; i++) last = facts.of(texts[i]!)
+    return last
+  }
+  return { name: 'facts: of a text seen before', run }
+}
+
+function nsPerCall({ run }: Case): number {
+  const began = process.hrtime.bigint()
+  used.push(run(callsPerRound))
+  return Number(process.hrtime.bigint() - began) / callsPerRound
+}
+
+const used: unknown[] = []
+const engines = await Promise.all([0, 2, 8].map((replicas) => startEngine(replicas)))
+const cases = [poolCase(engines[0]!), breakerCase(engines[0]!), ...engines.map(routeCase), factsCase()]
+const series = cases.map((one) => ({ one, ns: [] as number[] }))
+for (const { one } of series) nsPerCall(one)
+for (let round = 0; round < rounds; round++) {
+  for (const { one, ns } of round % 2 === 0 ? series : series.toReversed()) {
+    ns.push(nsPerCall(one))
+    // The replicas' probes are answered between the rounds, so that they stay fit for reads.
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+}
+await Promise.all(engines.map((engine) => engine.stop()))
+
+console.log(`${rounds} rounds of ${callsPerRound.toLocaleString('en-US')} calls, ns per call: median (min–max)\n`)
+for (const { one, ns } of series) {
+  const { median, min, max } = spreadOf(ns)
+  const goal = one.goalNs === undefined ? '' : `, goal ≤ ${one.goalNs}`
+  console.log(`${one.name.padEnd(42)} ${Math.round(median)} (${Math.round(min)}–${Math.round(max)})${goal}`)
+}
