@@ -34,6 +34,7 @@ export class ClientHandle {
     if (this.#process.exitCode !== null || !this.#process.connected) return
     const ended = new Promise((resolve) => this.#process.once('exit', resolve))
     await this.#ask({ do: 'close' })
+    this.#process.disconnect()
     await ended
   }
 

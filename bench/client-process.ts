@@ -20,27 +20,24 @@ export type Answer =
 let client: OpenClient | undefined
 
 async function answer(ask: Ask): Promise<Answer> {
-  switch (ask.do) {
-    case 'open': {
-      const open = await clients[ask.client]!()
-      client = open(ask.url, ask.connections)
-      return { is: 'done' }
-    }
-    case 'round': {
-      const workload = workloads.find(({ name }) => name === ask.plan.workload)!
-      return { is: 'round', round: await measure(client!, workload, ask.plan) }
-    }
-    case 'close':
-      await client?.close()
-      return { is: 'done' }
+  if (ask.do === 'round') {
+    const workload = workloads.find(({ name }) => name === ask.plan.workload)!
+    return { is: 'round', round: await measure(client!, workload, ask.plan) }
   }
+  if (ask.do === 'open') {
+    const open = await clients[ask.client]!()
+    client = open(ask.url, ask.connections)
+  } else {
+    await client?.close()
+  }
+  return { is: 'done' }
 }
 
 process.on('message', (ask: Ask) => {
   answer(ask)
     .catch((error: unknown): Answer => ({ is: 'failed', why: error instanceof Error ? error.stack! : String(error) }))
-    .then((reply) => process.send!(reply, () => ask.do === 'close' && process.disconnect()))
+    .then((reply) => process.send!(reply))
     .catch(() => process.exit(1))
 })
-// Whoever asked is gone.
+// Whoever asked has all it wanted, or is gone.
 process.on('disconnect', () => process.exit())

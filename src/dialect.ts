@@ -79,7 +79,7 @@ export class SmartPgDialect implements Dialect {
   /**
    * Connects every node, opens `pool.initial` connections each and looks at every replica.
    * Rejects with one SmartPgError that names every fault. Default timeout: `pool.acquireTimeout`.
-   * The engine then runs until `destroy()` of the Kysely instance, or until `stop` of what comes back.
+   * The connections then stand until `destroy()` of the Kysely instance, or of the dialect if no query ever runs.
    */
   async ready(options: { timeout?: Duration } = {}): Promise<void> {
     const timeoutMs = durationMs(options.timeout ?? this.#config.primary.pool.acquireTimeoutMs)
@@ -97,6 +97,14 @@ export class SmartPgDialect implements Dialect {
       throw error
     }
     this.#handle.forget(user)
+  }
+
+  /**
+   * Closes every connection, as `destroy()` of the last Kysely instance does. Needed only after `ready()` when no query
+   * ever ran, because Kysely's `destroy()` does nothing then. Lets running queries finish; safe to call twice.
+   */
+  async destroy(): Promise<void> {
+    await this.#handle.end()
   }
 
   /** Calls `listener` for every event of that name; dispose what comes back to stop. */

@@ -39,6 +39,7 @@ export class PrimaryHistory {
   readonly #size: number
   /** Where the oldest sample lies, once the ring is full. */
   #oldest = 0
+  #seenAt = Number.NEGATIVE_INFINITY
 
   constructor(size = samplesKept) {
     this.#size = size
@@ -49,9 +50,15 @@ export class PrimaryHistory {
     return this.#lsns.length === 0 ? null : this.#lsns[this.#slot(this.#lsns.length - 1)]!
   }
 
+  /** The newest position, if it was still that at `since` or later; else null. */
+  lastSeen(since: number): bigint | null {
+    return this.#seenAt >= since ? this.latest : null
+  }
+
   /** A sample. One that goes back comes from another timeline, and what was known is worth nothing. */
   add(lsn: bigint, now: number): void {
     const { latest } = this
+    this.#seenAt = now
     if (latest === lsn) return
     if (latest !== null && lsn < latest) this.#forget()
     if (this.#lsns.length < this.#size) {
@@ -138,7 +145,8 @@ export type Freshness =
 
 /**
  * Whether a replica may be read from. `primaryLsn` must have been sampled after the replica was; null if the primary
- * did not answer.
+ * did not answer. Then nothing newer than its last answer can be missing that is older than that answer, so for
+ * `maxLagMs` after it a replica goes on serving, with a WAL receiver or without.
  */
 export function judgeReplica(
   sample: ReplicaSample,
@@ -148,8 +156,16 @@ export function judgeReplica(
   now: number,
 ): Freshness {
   const lag = lagBehind(sample.replayLsn, primaryLsn, history, now)
-  const because = staleBecause(sample, primaryLsn, limits, lag)
+  const lastKnown = primaryLsn === null ? history.lastSeen(now - limits.maxLagMs) : null
+  const because =
+    lastKnown === null || sample.replayLsn === null
+      ? staleBecause(sample, primaryLsn, limits, lag)
+      : staleBecause({ ...sample, walReceiver: true }, larger(lastKnown, sample.replayLsn), limits, lag)
   return because === null ? { fresh: true, lag } : { fresh: false, because, lag }
+}
+
+function larger(a: bigint, b: bigint): bigint {
+  return a > b ? a : b
 }
 
 function lagBehind(replayLsn: bigint | null, primaryLsn: bigint | null, history: PrimaryHistory, now: number): Lag {

@@ -17,6 +17,11 @@ export interface ClusterRules extends RouteRules {
   readonly readYourWrites: 'auto' | 'off'
 }
 
+export interface Routed {
+  readonly node: Node
+  readonly because: RouteReason
+}
+
 export class Cluster {
   readonly primary: Node
   readonly replicas: readonly Node[]
@@ -49,14 +54,27 @@ export class Cluster {
     return this.nodes.find((node) => node.name === name)
   }
 
-  /** The node for a lease's first statement, and why. Counts the decision. */
-  route(hold: Hold, facts: Facts, raw: boolean, failedOn: readonly Node[]): { node: Node; because: RouteReason } {
+  /** The node for a lease's first statement, and why; null when no replica will do and the primary may not help. */
+  route(hold: Hold, facts: Facts, raw: boolean, failedOn: readonly Node[]): Routed | null {
     const choice = this.#choose(hold, facts, raw, failedOn)
-    this.primary.cells.routed[choice.node.role][choice.because]++
+    if (choice !== null) this.primary.cells.routed[choice.node.role][choice.because]++
     return choice
   }
 
-  #choose(hold: Hold, facts: Facts, raw: boolean, failedOn: readonly Node[]): { node: Node; because: RouteReason } {
+  /** What to tell a read that found no replica. */
+  noReplica(failedOn: readonly Node[], cause: unknown): NotExecutedError {
+    const now = this.#clock.now()
+    const state = (node: Node): string => {
+      if (failedOn.includes(node)) return 'failed'
+      if (!node.admits(now)) return 'circuit open'
+      return this.#monitor.knows(node, now) ? node.health.because : 'not asked for long'
+    }
+    const states = this.replicas.map((node) => `${node.name}: ${state(node)}`).join('; ')
+    const message = `No replica can take this read, and routing.fallbackToPrimary is false (${states}).`
+    return new NotExecutedError(this.replicas[0]!.name, message, 'acquire', cause)
+  }
+
+  #choose(hold: Hold, facts: Facts, raw: boolean, failedOn: readonly Node[]): Routed | null {
     if (hold.forcePrimary) return { node: this.primary, because: 'pinned' }
     const { target, because } = destinationOf({ facts, raw, transaction: hold.transaction }, this.#rules)
     if (target === 'primary') return { node: this.primary, because }
@@ -64,7 +82,7 @@ export class Cluster {
     const choice = chooseReplica(this.#candidates(failedOn), this.#chance)
     if (choice.chosen !== null) return { node: choice.chosen.node, because }
     if (choice.because === 'own-write') this.#monitor.hurry()
-    else if (!this.#rules.fallbackToPrimary) throw noReplica(this.replicas)
+    else if (!this.#rules.fallbackToPrimary) return null
     return { node: this.primary, because: choice.because }
   }
 
@@ -78,14 +96,4 @@ export class Cluster {
       load: node.load,
     }))
   }
-}
-
-function noReplica(replicas: readonly Node[]): NotExecutedError {
-  const states = replicas.map((node) => `${node.name}: ${node.health.because}`).join('; ')
-  return new NotExecutedError(
-    replicas[0]!.name,
-    `No replica can take this read, and routing.fallbackToPrimary is false (${states}).`,
-    'acquire',
-    undefined,
-  )
 }

@@ -35,7 +35,7 @@ export interface ConnectorPorts {
 export interface ConnectorEvents {
   opened(pooled: PooledSession): void
   /** `pointless`: the next try would fail as well, so whoever waits should be told. */
-  failed(error: unknown, pointless: boolean): void
+  failed(error: unknown, startedAt: number, pointless: boolean): void
   /** The backoff after a failure is over. */
   rested(): void
   /** How many connections stand, whether idle or busy. */
@@ -98,7 +98,7 @@ export class Connector {
   open(generation: number): void {
     const permit = this.#node.admitConnect()
     if (permit === null) {
-      this.#failed(this.#node.circuitOpen())
+      this.#failed(this.#node.circuitOpen(), this.#ports.clock.now())
       return
     }
     const startedAt = this.#ports.clock.now()
@@ -112,7 +112,7 @@ export class Connector {
       (error: unknown) => {
         this.#connecting--
         this.#node.settleConnect(permit, this.#node.faultOf(error, 'connect').breaker, error)
-        this.#failed(error)
+        this.#failed(error, startedAt)
       },
     )
   }
@@ -168,7 +168,7 @@ export class Connector {
     this.#tellWatchers()
   }
 
-  #failed(error: unknown): void {
+  #failed(error: unknown, startedAt: number): void {
     this.#lastError = error
     this.#failures++
     const fault = this.#node.faultOf(error, 'connect')
@@ -182,7 +182,7 @@ export class Connector {
       isSmartPgError(error, 'SMARTPG_CONFIG') ||
       // A server that has never answered is more likely misnamed than restarting.
       (error instanceof CircuitOpenError && !this.#succeededOnce)
-    this.#events.failed(error, pointless)
+    this.#events.failed(error, startedAt, pointless)
     this.#tellWatchers()
   }
 

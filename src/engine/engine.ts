@@ -102,6 +102,11 @@ export class Engine {
     await Promise.all([this.#monitor.stop(), ...this.cluster.nodes.map((node) => node.pool.close(deadlineMs))])
   }
 
+  /** Looks at every node once; what it finds stands in their health. */
+  async look(): Promise<void> {
+    await this.#monitor.look().catch(() => undefined)
+  }
+
   statement(sql: string, parameters: readonly unknown[]): Statement {
     return { sql, parameters, facts: this.#facts.of(sql) }
   }
@@ -212,7 +217,14 @@ export class EngineHandle {
 
   /** Counts `user` out; stops the engine after the last one. */
   async stop(user: object): Promise<void> {
-    if (!this.#users.delete(user) || this.#users.size > 0 || this.#engine === null) return
+    if (this.#users.delete(user) && this.#users.size === 0) await this.end()
+  }
+
+  /** Stops the engine whoever uses it. */
+  async end(): Promise<void> {
+    this.#users.clear()
+    if (this.#stopping !== null) await this.#stopping
+    if (this.#engine === null) return
     const engine = this.#engine
     const onStop = this.#onStop
     this.#engine = null

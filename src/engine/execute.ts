@@ -12,7 +12,7 @@ import type { Engine } from './engine.ts'
 import type { Hold } from './hold.ts'
 import type { Node } from './node.ts'
 import { PooledSession } from './pooled-session.ts'
-import { afterwards, tell } from './settle.ts'
+import { afterwards, count, tell } from './settle.ts'
 
 /** One statement on its way, for every step that has a part in it. */
 interface Run {
@@ -30,6 +30,10 @@ interface Run {
   wasInTransaction: boolean
   /** The connection was gone before this statement: its holder had not noticed yet. */
   wasLost: boolean
+  /** The replicas have been looked at on its behalf. */
+  looked: boolean
+  /** What the try before ended with. */
+  failure: unknown
 }
 
 /** Runs one statement for a lease. Rejects with PostgreSQL's error, with one of ours, or with the signal's reason. */
@@ -53,6 +57,8 @@ export async function execute(
     sentAt: startedAt,
     wasInTransaction: false,
     wasLost: false,
+    looked: false,
+    failure: undefined,
   }
   for (;;) {
     run.attempt++
@@ -88,7 +94,9 @@ function bind(run: Run): PooledSession | Promise<PooledSession> {
     hold.release()
     hold.forcePrimary = true
   }
-  const { node, because } = engine.cluster.route(hold, run.statement.facts, run.raw, run.failedOn)
+  const choice = engine.cluster.route(hold, run.statement.facts, run.raw, run.failedOn)
+  if (choice === null) return look(run)
+  const { node, because } = choice
   // The breaker after the route, because it belongs to the server; before the queue, because nobody shall wait
   // for a server that does not answer.
   const permit = node.admitQuery()
@@ -97,6 +105,15 @@ function bind(run: Run): PooledSession | Promise<PooledSession> {
   if (pooled === null) return wait(run, node, because, permit)
   hold.take(pooled, node, because, permit)
   return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)
+}
+
+/** No replica is known to be fit, and the primary may not help out: look at them once, then decide. */
+async function look(run: Run): Promise<PooledSession> {
+  const { engine, failedOn } = run
+  if (run.looked) throw engine.cluster.noReplica(failedOn, run.failure)
+  run.looked = true
+  await engine.look()
+  return bind(run)
 }
 
 async function wait(run: Run, node: Node, because: RouteReason, permit: Permit): Promise<PooledSession> {
@@ -109,6 +126,7 @@ async function wait(run: Run, node: Node, because: RouteReason, permit: Permit):
     // The pool has tried for as long as it may. A replica is not the only one who can answer.
     if (node.role === 'primary' || signal?.aborted) throw unserved(run, node, error)
     run.failedOn.push(node)
+    run.failure = error
     return bind(run)
   }
   hold.take(pooled, node, because, permit)
@@ -116,9 +134,12 @@ async function wait(run: Run, node: Node, because: RouteReason, permit: Permit):
 }
 
 /** It never got a connection: counted and told as a failed query all the same. */
-function unserved({ engine, hold, statement, ...times }: Run, node: Node, error: unknown): unknown {
+function unserved(run: Run, node: Node, error: unknown): unknown {
+  const { engine, hold, statement } = run
+  const fault = engine.faultOf(error, 'query')
   hold.node = node
-  tell(engine, hold, statement, times, engine.faultOf(error, 'query'))
+  count(engine, hold, statement, run, fault)
+  tell(engine, hold, statement, run, fault)
   return error
 }
 
@@ -157,6 +178,7 @@ function answered(run: Run, pooled: PooledSession): void {
   afterwards(engine, hold, pooled)
   hold.node!.settleQuery(pooled.permit, 'success')
   pooled.permit = null
+  count(engine, hold, statement, run, undefined)
   tell(engine, hold, statement, run, undefined)
 }
 
@@ -171,7 +193,7 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
   // What was never sent says nothing about the server.
   node.settleQuery(pooled.permit, sent ? fault.breaker : 'ignore', error)
   pooled.permit = null
-  tell(engine, hold, statement, run, fault)
+  count(engine, hold, statement, run, fault)
   if (fault.dropsConnection) hold.discard = true
   const { attempts, baseMs, maxMs } = engine.config.retry
   const now = engine.clock.now()
@@ -195,6 +217,7 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
   if (step.do === 'fail') {
     if (!node.retries.left(now) && fault.retry !== 'never') node.cells.retries[fault.class].refused++
     else if (attempt > 1) node.cells.retries[fault.class].failed++
+    tell(engine, hold, statement, run, fault)
     hold.failure = meaning(run, cause, step.outcome)
     return null
   }
@@ -203,6 +226,7 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
   if (step.where === 'primary' && fault.class === 'read-only') node.cells.reruns++
   engine.listeners.emit('retry', { node: node.name, attempt, fault: fault.class, because: step.because })
   failedOn.push(node)
+  run.failure = cause
   hold.release()
   hold.forcePrimary ||= step.where === 'primary'
   return step

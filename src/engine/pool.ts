@@ -33,6 +33,8 @@ export interface AcquireOptions {
 
 /** After the goodbye the server closes the socket at once or not at all. */
 const CLOSE_GRACE_MS = 2_000
+/** Callers who are told at once that they have waited in vain; the rest a turn later, so that others are served too. */
+const EXPIRED_AT_ONCE = 200
 /** Who the error of an acquire that was in vain names. */
 const HOLDERS_NAMED = 3
 
@@ -67,7 +69,7 @@ export class Pool {
     this.#cells = node.cells
     this.#connector = new Connector(node, config, ports, {
       opened: (pooled) => this.#opened(pooled),
-      failed: (error, pointless) => this.#connectFailed(error, pointless),
+      failed: (error, startedAt, pointless) => this.#connectFailed(error, startedAt, pointless),
       rested: () => this.#grow(this.#connector.worthTryingUnasked),
       standing: () => this.#standing,
     })
@@ -402,17 +404,22 @@ export class Pool {
     this.#ports.listeners.emit('error', { node: this.#node.name, during: 'idle connection', error: reason })
   }
 
-  #connectFailed(error: unknown, pointless: boolean): void {
+  #connectFailed(error: unknown, startedAt: number, pointless: boolean): void {
     if (this.#state !== 'open') {
       this.#left()
       return
     }
     this.#ports.listeners.emit('error', { node: this.#node.name, during: 'connect', error })
-    if (pointless && this.#standing === 0) this.#rejectAll(error)
+    // Who came after it began may be luckier: the address or the password may be another by now.
+    if (pointless && this.#standing === 0) this.#rejectAll(error, startedAt)
   }
 
-  #rejectAll(error: unknown): void {
-    for (let waiter = this.#waiting.next(); waiter !== null; waiter = this.#waiting.next()) waiter.reject(error)
+  /** Rejects whoever waits since `since` or longer. */
+  #rejectAll(error: unknown, since = Infinity): void {
+    for (let head = this.#waiting.headSince(); head !== null && head <= since; head = this.#waiting.headSince()) {
+      this.#waiting.next()!.reject(error)
+    }
+    if (this.#waiting.length > 0) return
     this.#forgetDeadlines()
   }
 
@@ -439,7 +446,7 @@ export class Pool {
   #expireWaiters(): void {
     const now = this.#ports.clock.now()
     const counts = this.counts()
-    const expired = this.#waiting.expired(now)
+    const expired = this.#waiting.expired(now, EXPIRED_AT_ONCE)
     if (expired.length === 0) return
     const holders = this.#holders(now)
     const { lastError } = this.#connector

@@ -21,11 +21,9 @@ export function afterwards(engine: Engine, hold: Hold, pooled: PooledSession): v
   engine.ownWrites.wrote()
 }
 
-/** Counters first, then events, and these only when somebody listens. */
-export function tell(engine: Engine, hold: Hold, statement: Statement, times: Times, fault: Fault | undefined): void {
-  const node = hold.node!
-  const { cells } = node
-  const { facts } = statement
+/** One try of one statement, well or badly ended, in its node's counters. */
+export function count(engine: Engine, hold: Hold, { facts }: Statement, times: Times, fault: Fault | undefined): void {
+  const { cells } = hold.node!
   const now = engine.clock.now()
   cells.queries++
   const operation = cells.operations[facts.kind]
@@ -35,7 +33,13 @@ export function tell(engine: Engine, hold: Hold, statement: Statement, times: Ti
     cells.queryErrors++
     cells.errorsByCategory[fault.category]++
   }
+}
+
+/** What the caller sees of a statement, once, and only when somebody listens. */
+export function tell(engine: Engine, hold: Hold, statement: Statement, times: Times, fault: Fault | undefined): void {
   if (!engine.listeners.heard('query')) return
+  const node = hold.node!
+  const { facts } = statement
   engine.listeners.emit('query', {
     node: node.name,
     role: node.role,
@@ -43,7 +47,7 @@ export function tell(engine: Engine, hold: Hold, statement: Statement, times: Ti
     kind: facts.kind,
     summary: facts.summary,
     sql: statement.sql,
-    ms: now - times.startedAt,
+    ms: engine.clock.now() - times.startedAt,
     cached: false,
     attempts: times.attempt,
     ok: fault === undefined,

@@ -7,7 +7,7 @@ import type { Row, Statement } from '../core/types.ts'
 import type { Engine } from './engine.ts'
 import { execute } from './execute.ts'
 import type { Hold } from './hold.ts'
-import { tell } from './settle.ts'
+import { count, tell } from './settle.ts'
 
 const BEGIN_READ: Statement = { sql: 'begin read only', parameters: [], facts: BEGIN_FACTS }
 const BEGIN_WRITE: Statement = { sql: 'begin', parameters: [], facts: BEGIN_FACTS }
@@ -42,6 +42,7 @@ export async function* stream(
     throw error
   } finally {
     hold.untimed = false
+    count(engine, hold, statement, times, fault)
     tell(engine, hold, statement, times, fault)
     if (own && hold.inTransaction) await end(engine, hold, fault)
   }

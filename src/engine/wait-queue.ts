@@ -61,10 +61,10 @@ export class WaitQueue<T> {
     return true
   }
 
-  /** Everybody whose deadline has come, now out of the queue. */
-  expired(now: number): Waiter<T>[] {
+  /** At most `limit` of those whose deadline has come, now out of the queue. */
+  expired(now: number, limit: number): Waiter<T>[] {
     const gone: Waiter<T>[] = []
-    for (let place = this.#first; place !== null;) {
+    for (let place = this.#first; place !== null && gone.length < limit;) {
       const after = place.after
       if (place.waiter.deadline <= now) {
         this.leave(place)

@@ -6,6 +6,7 @@ import { CompiledQuery, DeleteResult, InsertResult, MergeResult, UpdateResult } 
 import type { DatabaseConnection, IsolationLevel, Kysely, QueryResult, RootOperationNode, UnknownRow } from 'kysely'
 import { BatchError, ConfigError, SmartPgError } from '../core/errors.ts'
 import type { Phase } from '../core/errors.ts'
+import { factsOf } from '../sql/facts.ts'
 import { Lease } from './lease.ts'
 
 /** Anything that could be executed on its own: a query builder, a schema builder, sql``, a CompiledQuery. */
@@ -105,6 +106,7 @@ async function run(
   options: BatchOptions,
   db: Kysely<unknown>,
 ): Promise<QueryResult<unknown>[]> {
+  refuseWhatBreaksIt(queries)
   if (connection instanceof Lease) return runOnLease(connection, queries, options)
   warnWrapped(db.getExecutor().adapter)
   return runOneByOne(connection, queries, options, db.isTransaction)
@@ -116,7 +118,6 @@ async function runOnLease(
   options: BatchOptions,
 ): Promise<QueryResult<unknown>[]> {
   const own = !lease.inTransaction && !lease.hold.inTransaction
-  refuseWhatBreaksIt(lease, queries)
   if (!own && options.isolationLevel !== undefined) {
     throw new ConfigError([
       {
@@ -188,10 +189,12 @@ async function runOneByOne(
   if (inTransaction) return inOrder(connection, queries, options)
   const { isolationLevel } = options
   const begin = isolationLevel === undefined ? 'begin' : `start transaction isolation level ${isolationLevel}`
-  await connection.executeQuery(CompiledQuery.raw(begin))
+  const command = (sql: string, phase: Phase): Promise<unknown> =>
+    connection.executeQuery(CompiledQuery.raw(sql)).catch((cause: unknown) => fail(connection, null, phase, cause))
+  await command(begin, 'begin')
   try {
     const results = await inOrder(connection, queries, options)
-    await connection.executeQuery(CompiledQuery.raw('commit'))
+    await command('commit', 'commit')
     return results
   } catch (error) {
     await connection.executeQuery(CompiledQuery.raw('rollback')).catch(() => undefined)
@@ -200,9 +203,11 @@ async function runOneByOne(
 }
 
 /** A COMMIT in the middle, or hidden in a text of several statements, would keep half of the batch. */
-function refuseWhatBreaksIt(lease: Lease, queries: readonly CompiledQuery[]): void {
-  for (const [index, { sql }] of queries.entries()) {
-    const facts = lease.engine.factsOf(sql)
+function refuseWhatBreaksIt(queries: readonly CompiledQuery[]): void {
+  for (const [index, { sql, query }] of queries.entries()) {
+    // Builders cannot say such things.
+    if (query.kind !== 'RawNode') continue
+    const facts = factsOf(sql)
     const because =
       facts.kind === 'transaction' ? 'transaction control' : facts.multiple ? 'several statements in one text' : null
     if (because === null) continue

@@ -22,6 +22,7 @@ export function withCallerStack(error: unknown): unknown {
   Error.stackTraceLimit = usual
   if (!(error instanceof Error) || caller.stack === undefined) return error
   const frames = caller.stack.slice(caller.stack.indexOf('\n') + 1)
-  if (error.stack?.endsWith(frames) !== true) error.stack = `${error.stack ?? String(error)}\n${frames}`
+  const last = frames.slice(frames.lastIndexOf('\n') + 1)
+  if (error.stack?.endsWith(last) !== true) error.stack = `${error.stack ?? String(error)}\n${frames}`
   return error
 }

@@ -45,7 +45,8 @@ export function judge(tokens: Tokens): ExplainedFacts {
   const statements = split(tokens)
   if (tokens.doubt !== null) {
     const verb = verbAt(tokens, 0, tokens.texts.length)
-    return facts({ ...UNKNOWN, because: 'unclear text', multiple: true, verb, label: verb.toUpperCase() })
+    const multiple = statements.length > 1
+    return facts({ ...UNKNOWN, because: 'unclear text', multiple, verb, label: verb.toUpperCase() })
   }
   if (statements.length === 0) return facts({ ...NOTHING, because: 'empty' })
   const [first] = statements

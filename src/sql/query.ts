@@ -295,7 +295,8 @@ class QueryReader {
       case 'from':
         return this.#fromClause(at)
       case 'join':
-        if (frame.clause !== 'from' || frame.item === 'expected') return -1
+        // In `ON join(a)` it is somebody's function.
+        if (frame.clause !== 'from' || frame.item === 'expected' || !this.#afterOperand(at)) return -1
         notes.complex = true
         frame.item = 'expected'
         return at + 1
@@ -446,17 +447,7 @@ class QueryReader {
   /** Skips a type or label with its dots and its modifier, none of which is a call. */
   #afterType(at: number): number {
     if (!this.#isName(at)) return at
-    let end = this.#endOfChain(at)
-    const word = this.#wordAt(at)
-    const next = this.#wordAt(end + 1)
-    if (
-      (word === 'double' && next === 'precision') ||
-      (next === 'varying' && ['character', 'char', 'nchar', 'bit'].includes(word)) ||
-      (word === 'national' && (next === 'character' || next === 'char'))
-    ) {
-      end++
-      if (word === 'national' && this.#wordAt(end + 1) === 'varying') end++
-    }
+    const end = this.#endOfChain(at)
     for (let part = at; part <= end; part++) this.#noteTemporary(part)
     if (this.#kind(end + 1) === Kind.open) {
       this.#open('plain')
@@ -576,7 +567,7 @@ class QueryReader {
       case 'overlaps':
         return !this.#afterOperand(at)
       case 'join':
-        return this.#frame.item === 'expected' || this.#frame.clause !== 'from'
+        return true
       case 'sets':
         return before !== 'grouping'
       case 'cube':
@@ -645,11 +636,18 @@ const CLAUSE_INSIDE: ReadonlyMap<string, Clause> = new Map([
 
 const BEFORE_JOIN: ReadonlySet<string> = new Set(words('cross full inner left natural outer right tablesample'))
 
-/** Words before LIKE that do not end a value: it may be a function's name behind them. */
-const NOT_OPERANDS: ReadonlySet<string> = new Set([
-  ...RESERVED,
-  ...words('at by escape filter key local over passing range rows value zone between'),
-])
+/** Keywords that stand for a value, so that an operator or a JOIN may follow them. */
+const VALUE_WORDS: ReadonlySet<string> = new Set(
+  words(`true false null end current_catalog current_date current_role current_time current_timestamp current_user
+    localtime localtimestamp session_user system_user user`),
+)
+
+/** Words that do not end a value: before LIKE or JOIN they make it the name of a function. */
+const NOT_OPERANDS: ReadonlySet<string> = new Set(
+  [...RESERVED, ...words('at by escape filter key local over passing range rows value zone between')].filter(
+    (word) => !VALUE_WORDS.has(word),
+  ),
+)
 
 /** One part of a name; quotes stay where a dot inside would pass for two parts. */
 export function partText(text: string): string {

@@ -352,7 +352,12 @@ const definitions: readonly Definition[] = [
   ),
   counterBy('category', 'query_errors_by_category_total', 'Statements that failed.', (cells) => cells.errorsByCategory),
   counterByPair(['reason', 'outcome'], 'retries_total', 'Statements sent again.', (cells) => cells.retries),
-  histogramBy('operation', 'query_duration_seconds', 'Time from sending a statement to its answer.', (cells) => cells.operations),
+  histogramBy(
+    'operation',
+    'query_duration_seconds',
+    'Time from sending a statement to its answer.',
+    (cells) => cells.operations,
+  ),
 
   gauge('circuit_breaker_state', '0 closed, 1 half-open, 2 open.', 'max', (node) => node.breakerState),
   counterByPair(

@@ -15,11 +15,15 @@ export interface PgClient extends Omit<Client, 'connection'> {
 export interface PgConnection {
   readonly parsedStatements: Record<string, string>
   readonly stream: {
+    readonly writable: boolean
+    write(bytes: Buffer): boolean
     destroy(error?: Error): void
     setKeepAlive?(on: boolean, delayMs: number): void
     ref?(): void
     unref?(): void
   }
+  /** Through here every message goes out. */
+  _send(message: Buffer): boolean
   attachListeners(stream: object): void
   on(event: 'readyForQuery' | 'end', listener: () => void): void
   parse(message: object): void

@@ -150,8 +150,18 @@ describe('a replica', () => {
     expect(judge({ replayLsn: 900n }, 1400n, 0)).toBe(true)
   })
 
-  test('is not judged fresh while the primary does not answer, but its lag is told', () => {
-    expect(judge({}, null)).toBe('primary position unknown')
+  test('goes on serving for maxLag after the primary has answered last, and no longer', () => {
+    const history = historyOf([1000n, 0])
+    const fresh = (now: number, sample = caughtUp): boolean => judgeReplica(sample, null, limits, history, now).fresh
+    expect(fresh(limits.maxLagMs)).toBe(true)
+    expect(fresh(limits.maxLagMs + 1)).toBe(false)
+    // Its WAL receiver ended with the primary, and what came last may have been replayed after the last look.
+    expect(fresh(100, { ...caughtUp, walReceiver: false, receiveLsn: 1100n, replayLsn: 1100n })).toBe(true)
+    expect(fresh(100, { ...caughtUp, inRecovery: false })).toBe(false)
+  })
+
+  test('is not judged fresh when the primary has never answered, but its lag is told', () => {
+    expect(judgeReplica(caughtUp, null, limits, historyOf(), 0)).toMatchObject({ because: 'primary position unknown' })
     const history = historyOf([1000n, 0])
     expect(judgeReplica(caughtUp, null, limits, history, 100).lag).toEqual({ bytes: 0, ms: 0 })
   })

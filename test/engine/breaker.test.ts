@@ -1,8 +1,10 @@
 // The circuit of one server as queries meet it. How a circuit counts is core's business; here it is seen that the
 // right things reach it, and that nobody is parked before an open one.
 
+import { Kysely, sql } from 'kysely'
 import { describe, expect, test } from 'vitest'
 import { CircuitOpenError } from '../../src/core/errors.ts'
+import { SmartPgDialect } from '../../src/dialect.ts'
 import { rejection, seconds, sent, startedEngine, watched } from '../support/engine.ts'
 import type { TestEngine, TestEngineOptions } from '../support/engine.ts'
 import { networkError, serverError } from '../support/scripted-server.ts'
@@ -77,18 +79,13 @@ describe('the circuit opens', () => {
     expect(events.breaker).toEqual([])
   })
 
-  test('for faults met inside transactions, which ask for no permit', async () => {
+  test('for faults that a caller meets on a connection of his own, which asks for no permit', async () => {
     const { lease, primary, events } = await start()
     primary.on('big', { error: diskFull() })
-    for (let i = 0; i < 3; i++) {
-      const transaction = lease()
-      await transaction.begin()
-      primary.on('rollback', {})
-      await rejection(transaction.run('insert into big values (1)'))
-      // Only what is seen in a row counts, and BEGIN and ROLLBACK are answered.
-      expect(events.breaker).toEqual([])
-      transaction.release()
-    }
+    const holder = lease()
+    await holder.run('select a from t')
+    for (let i = 0; i < 3; i++) await rejection(holder.run('insert into big values (1)'))
+    expect(events.breaker).toMatchObject([{ to: 'open' }])
   })
 })
 
@@ -277,6 +274,19 @@ describe('by hand', () => {
     await rejection(engine.run('insert into big values (1)'))
     await rejection(engine.run('insert into big values (1)'))
     expect(engine.engine.cluster.primary.circuitStatus()).toMatchObject({ state: 'closed', consecutive_failures: 2 })
+  })
+
+  test('through the dialect, before the first query and without any connection', async () => {
+    // Nothing listens there, and nobody tries: a connect would be refused with ECONNREFUSED instead.
+    const dialect = new SmartPgDialect({ primary: 'postgres://app@127.0.0.1:1/app', metrics: false })
+    const db = new Kysely<Record<string, never>>({ dialect })
+    dialect.breaker('primary').forceOpen('maintenance')
+    const error = await rejection(sql`select 1`.execute(db))
+    expect(error).toBeInstanceOf(CircuitOpenError)
+    expect(error.message).toContain('maintenance')
+    expect(dialect.breaker('primary').status()).toMatchObject({ state: 'open', forced: true })
+    expect(() => dialect.breaker('primray')).toThrow(expect.objectContaining({ code: 'SMARTPG_CONFIG' }))
+    await db.destroy()
   })
 
   test('the status tells the last transitions with their reasons', async () => {

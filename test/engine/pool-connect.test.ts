@@ -173,19 +173,19 @@ describe('a server that will never let us in', () => {
   })
 })
 
-describe('a server that has fewer slots than max', () => {
-  /** Refuses every connect while `slots` sessions are open. */
-  async function crowded(slots: number, max: number) {
-    const crowd = await startedEngine({ pool: { max, acquireTimeout: '10s' } })
-    const { primary } = crowd
-    intercept(primary, async (how) => {
-      if (primary.openSessions.length < slots) return primary.open(how)
-      primary.connects++
-      throw noSlots()
-    })
-    return crowd
-  }
+/** Refuses every connect while `slots` sessions are open. */
+async function crowded(slots: number, max: number) {
+  const crowd = await startedEngine({ pool: { max, acquireTimeout: '10s' } })
+  const { primary } = crowd
+  intercept(primary, async (how) => {
+    if (primary.openSessions.length < slots) return primary.open(how)
+    primary.connects++
+    throw noSlots()
+  })
+  return crowd
+}
 
+describe('a server that has fewer slots than max', () => {
   const serveAll = async (
     waiting: Watched<PooledSession>[],
     crowd: Awaited<ReturnType<typeof crowded>>,

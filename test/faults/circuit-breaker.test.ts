@@ -1,7 +1,7 @@
 // The circuit breaker before a real server: open when the server is gone, closed by itself when it is back, and in
 // the hands of whoever operates it.
 
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { CircuitOpenError } from '../../src/index.ts'
 import type { BreakerEvent, SmartPgOptions } from '../../src/index.ts'
 import { startCluster } from '../support/postgres/cluster.ts'
@@ -13,6 +13,9 @@ interface Tables {
   numbers: { n: number }
 }
 
+const select = ({ db }: Opened<Tables>): Promise<unknown> => db.selectFrom('numbers').selectAll().execute()
+const stateOf = ({ dialect }: Opened<Tables>): string => dialect.breaker('primary').status().state
+
 describe.skipIf(borrowed)(`the circuit breaker ${ownOnly}`, () => {
   let cluster: Cluster
   beforeAll(async () => {
@@ -20,14 +23,14 @@ describe.skipIf(borrowed)(`the circuit breaker ${ownOnly}`, () => {
     await cluster.primary.query('create table numbers as select 1 as n')
   })
   afterAll(() => cluster.close())
+  afterEach(async () => {
+    if (cluster.primary.pid === undefined) await cluster.primary.start()
+  })
 
-  const breaker = { recoveryTimeout: { min: '1s', max: '2s' } } as const
+  const breaker = { recoveryTimeout: { min: '2s', max: '4s' } } as const
   const pool = { max: 10, acquireTimeout: '20s' } as const
   const connected = (options: Partial<SmartPgOptions> = {}): Opened<Tables> =>
     open({ primary: cluster.url, pool, breaker, ...options })
-
-  const select = ({ db }: Opened<Tables>): Promise<unknown> => db.selectFrom('numbers').selectAll().execute()
-  const stateOf = ({ dialect }: Opened<Tables>): string => dialect.breaker('primary').status().state
 
   test('opens when the server is gone, refuses ten thousand callers with the cause, and closes by itself', async () => {
     const opened = connected()
@@ -38,17 +41,18 @@ describe.skipIf(borrowed)(`the circuit breaker ${ownOnly}`, () => {
     await cluster.primary.stop('immediate')
     // They may wait as long as their acquire timeout, and are answered in the end.
     const early = Array.from({ length: 5 }, () => select(opened).then(() => 'answered', (error: Error) => error)) // prettier-ignore
-    await expect.poll(() => stateOf(opened)).toBe('open')
+    // Not in the last moments before it lets a trial through.
+    await expect.poll(() => opened.dialect.breaker('primary').status().retry_after_ms).toBeGreaterThan(1_500)
     const waitingBefore = await metric(opened.dialect, 'pending_acquires')
     const callers = Array.from({ length: 10_000 }, () => failure(select(opened)))
     const errors = await Promise.all(callers)
-    expect(errors.every((error) => error instanceof CircuitOpenError)).toBe(true)
-    expect(new Set(errors.map((error) => error['code']))).toEqual(new Set(['SMARTPG_CIRCUIT_OPEN']))
-    const [error] = errors as CircuitOpenError[]
+    expect(new Set(errors.map(({ name }) => name))).toEqual(new Set(['CircuitOpenError']))
+    const error: unknown = errors[0]
+    if (!(error instanceof CircuitOpenError)) throw new Error('instanceof knows it, too')
     expect(error).toMatchObject({ node: 'primary', retryable: true, cause: { code: 'SMARTPG_CONNECT_FAILED' } })
-    expect(error!.retryAfterMs).toBeGreaterThan(0)
-    expect(error!.retryAfterMs).toBeLessThanOrEqual(2_400)
-    expect(error!.message).toContain("'primary'")
+    expect(error.retryAfterMs).toBeGreaterThan(0)
+    expect(error.retryAfterMs).toBeLessThanOrEqual(2_400 * 2)
+    expect(error.message).toContain("'primary'")
     expect(await metric(opened.dialect, 'pending_acquires')).toBeLessThanOrEqual(waitingBefore)
 
     await cluster.primary.start()

@@ -32,6 +32,18 @@ const STATE = `select
 
 const stateOf = async (db: Db): Promise<unknown> => (await sql.raw(STATE).execute(db)).rows[0]
 
+const onConnection =
+  (...texts: string[]) =>
+  (db: Db): Promise<unknown> =>
+    db.connection().execute(async (one) => {
+      for (const text of texts) await raw(one, text).catch(() => undefined)
+    })
+
+const alone =
+  (text: string) =>
+  (db: Db): Promise<unknown> =>
+    raw(db, text)
+
 describe('the next caller meets a session as new as a fresh one', () => {
   let database: Database
   beforeAll(async () => {
@@ -47,18 +59,6 @@ describe('the next caller meets a session as new as a fresh one', () => {
 
   const pool = { min: 0, initial: 0, max: 1, minIdle: 0 }
   const connected = () => open<Tables>({ primary: database.url, applicationName: 'clean', pool })
-
-  const onConnection =
-    (...texts: string[]) =>
-    (db: Db): Promise<unknown> =>
-      db.connection().execute(async (one) => {
-        for (const text of texts) await raw(one, text).catch(() => undefined)
-      })
-
-  const alone =
-    (text: string) =>
-    (db: Db): Promise<unknown> =>
-      raw(db, text)
 
   const adversaries: [what: string, leave: (db: Db) => Promise<unknown>][] = [
     ['BEGIN, left open', onConnection('begin', 'insert into numbers values (1)')],

@@ -61,7 +61,7 @@ const pidOf = async (one: Kysely<Tables>): Promise<number> =>
 const toldBy = (work: Promise<unknown>): Promise<string> =>
   work.then(
     () => 'answered',
-    (error: unknown) => `${(error as { code?: string }).code ?? String(error)}`,
+    (error: unknown) => (error as { code?: string }).code ?? String(error),
   )
 
 const notes = async (n: number): Promise<number> =>

@@ -38,14 +38,14 @@ describe.skipIf(borrowed)(`reads of own writes ${ownOnly}`, () => {
       if (kind === 'read_simple') ran.add(`${role} (${reason})`)
     })
     let stale = 0
-    let done = 0
     const pairs = 10_000
+    const progress = { done: 0 }
     // From time to time replica-1 replays nothing for a while.
     const disturb = async (): Promise<void> => {
-      while (done < pairs) {
+      while (progress.done < pairs) {
         await cluster.pauseReplay(0)
-        const until = Math.min(pairs, done + Math.floor(Math.random() * 1_000))
-        while (done < until) await new Promise((resolve) => setImmediate(resolve))
+        const goal = { done: Math.min(pairs, progress.done + Math.floor(Math.random() * 1_000)) }
+        while (progress.done < goal.done) await new Promise((resolve) => setImmediate(resolve))
         await cluster.resumeReplay(0)
         await cluster.caughtUp(0)
       }
@@ -54,7 +54,7 @@ describe.skipIf(borrowed)(`reads of own writes ${ownOnly}`, () => {
     await spread(pairs, 16, async (id) => {
       await insert(db, id)
       if (!(await finds(db, id))) stale++
-      done++
+      progress.done++
     })
     await disturbing
     console.log(`10,000 reads of own writes, where they ran: ${JSON.stringify(ran.counts)}`)
@@ -65,17 +65,17 @@ describe.skipIf(borrowed)(`reads of own writes ${ownOnly}`, () => {
   test('a replica that answers has the row already', async () => {
     const { db, dialect } = connected()
     await dialect.ready()
-    let role = ''
-    using _ = dialect.on('query', (event) => void (role = event.role))
+    const last = { role: '' }
+    using _ = dialect.on('query', ({ role }) => void (last.role = role))
     const ran = new Tally()
     for (let id = 0; id < 300; id++) {
       await insert(db, id)
       // A read that finds no replica ready makes the dialect ask again: one soon is.
-      for (let read = 0; read < 200 && role !== 'replica'; read++) {
-        expect(await finds(db, id), `row ${id}, read on the ${role}`).toBe(true)
-        ran.add(role)
+      for (let read = 0; read < 200 && last.role !== 'replica'; read++) {
+        expect(await finds(db, id), `row ${id}, read on the ${last.role}`).toBe(true)
+        ran.add(last.role)
       }
-      role = ''
+      last.role = ''
     }
     console.log(`reads until a replica answered: ${JSON.stringify(ran.counts)}`)
     expect(ran.counts['replica']).toBeGreaterThan(100)

@@ -97,7 +97,7 @@ describe.skipIf(borrowed)(`a server that restarts ${ownOnly}`, () => {
   })
 
   test.each(['fast', 'immediate', 'kill -9'] as const)(
-    'under load, by %s: 98 %% are answered, nothing acknowledged is lost or written twice',
+    'under load, by %s: 98 of 100 are answered, nothing acknowledged is lost or written twice',
     async (how) => {
       const opened = connected({ breaker: false })
       await opened.dialect.ready()

@@ -131,9 +131,13 @@ describe.skipIf(!takesSignals)('an aborted query (Kysely 0.28 has no signals)', 
     const aborted = failureOf(db.insertInto('person').values(dora).execute(options))
     const pid = await waitsForLock(place.url, applicationName)
     const others = ['emil', 'fay', 'gus'].map((name) => db.insertInto('person').values({ name, age: 1 }).execute())
+    // All four have their connections, so that the one that comes free goes to nobody.
+    const waiting = "select 1 from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock'"
+    await expect.poll(() => place.ask(waiting, [applicationName])).toHaveLength(4)
     abort.abort(reason)
     expect(await aborted).toBe(reason)
     await expect.poll(() => busy(pid)).toBe(false)
+    expect(await place.ask(waiting, [applicationName])).toHaveLength(3)
     await holder.query('rollback')
     await Promise.all(others)
     expect((await place.names()).toSorted()).toEqual(['ada', 'bob', 'cleo', 'emil', 'fay', 'gus'])

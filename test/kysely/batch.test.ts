@@ -3,10 +3,21 @@
 import { CamelCasePlugin, CompiledQuery, Kysely, sql } from 'kysely'
 import type { DatabaseConnection, Dialect, Driver, KyselyPlugin } from 'kysely'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { BatchError, batch, isSmartPgError } from '../../src/index.ts'
+import { BatchError, batch, installBatch, isSmartPgError } from '../../src/index.ts'
 import type { SmartPgDialect } from '../../src/index.ts'
 import type { Tables } from './support.ts'
-import { backendsOf, failureOf, hasReplicas, inDatabase, newLog, pidOf, rowOf, run, waitsForLock } from './support.ts'
+import {
+  backendsOf,
+  failureOf,
+  hasReplicas,
+  inDatabase,
+  newLog,
+  pidOf,
+  rowOf,
+  run,
+  terminate,
+  waitsForLock,
+} from './support.ts'
 
 const place = inDatabase()
 const dora = { name: 'dora', age: 1 }
@@ -74,8 +85,8 @@ describe('a batch resolves with', () => {
     const { db } = place.open()
     const alone: unknown[] = []
     for (const query of everyKind(db)) {
-      if ('execute' in query) alone.push(await query.execute(db as never))
-      else alone.push(await db.executeQuery(query as CompiledQuery))
+      if ('execute' in query) alone.push(await query.execute(db))
+      else alone.push(await db.executeQuery(query))
     }
     await place.ask('truncate person, pet restart identity')
     await place.ask("insert into person (name, age) values ('ada', 36), ('bob', 20), ('cleo', null)")
@@ -172,6 +183,18 @@ describe('a batch is one transaction', () => {
     expect(failure).toMatchObject({ index: 1, cause: { code: 'SMARTPG_INVALID_QUERY', cause: thrown } })
     expect(await place.names()).toEqual(['ada', 'bob', 'cleo'])
     expect(await db.selectFrom('person').select('id').execute()).toHaveLength(3)
+  })
+
+  test('whose connection dies in the middle keeps nothing, and the next one works', async () => {
+    const { db, applicationName } = place.openOne()
+    const holder = await place.stranger()
+    await holder.query('begin; lock table pet')
+    const whole = batchFailure(db.batch([db.insertInto('person').values(dora), db.selectFrom('pet').selectAll()]))
+    await terminate(place.url, await waitsForLock(place.url, applicationName))
+    expect(await whole).toMatchObject({ index: 1, phase: 'execute' })
+    expect(await place.names()).toEqual(['ada', 'bob', 'cleo'])
+    await holder.query('rollback')
+    expect(await db.batch([db.selectFrom('person').select('id').where('id', '=', 1)])).toEqual([[{ id: 1 }]])
   })
 
   test('runs at the isolation level it asked for', async () => {
@@ -374,6 +397,16 @@ describe('a batch and Kysely', () => {
     expect(failure.index).toBe(0)
   })
 
+  test('another copy of Kysely gets the method by installBatch, and one that has it keeps its own', () => {
+    const other: { prototype: { batch?: unknown } } = { prototype: {} }
+    installBatch(other)
+    const { batch: installed } = other.prototype
+    expect(installed).toBeTypeOf('function')
+    installBatch(other)
+    expect(other.prototype.batch).toBe(installed)
+    expect(Object.keys(other.prototype)).toEqual([])
+  })
+
   test('a batch on a transaction that has ended is refused', async () => {
     const { db } = place.openOne()
     const kept = await db.transaction().execute(async (trx) => trx)
@@ -400,6 +433,16 @@ describe('a batch refuses before anything is sent', () => {
     expect(failure.message).toContain(because)
     expect(texts()).toEqual([])
     expect(await backendsOf(place.url, applicationName)).toEqual([])
+  })
+
+  test('several statements inside a builder', async () => {
+    const { db } = place.openOne()
+    const hidden = db.selectNoFrom(sql.raw<number>('1 as n; commit; select 2').as('x'))
+    const failure = await batchFailure(
+      db.batch([db.insertInto('person').values(dora), hidden, db.insertInto('person').values(twin)]),
+    )
+    expect(failure).toMatchObject({ index: 1, phase: 'send' })
+    expect(await place.names()).toEqual(['ada', 'bob', 'cleo'])
   })
 
   test.for([
@@ -458,8 +501,8 @@ describe('the signal of a batch', () => {
     expect(await place.names()).toEqual(['ada', 'bob', 'cleo'])
   })
 
-  test('leaves the queue while it waits for a connection', async () => {
-    const { db, applicationName } = place.openOne()
+  test('leaves the queue at once while it waits for a connection', { timeout: 5_000 }, async () => {
+    const { db, applicationName } = place.openOne({ pool: { acquireTimeout: '10min' } })
     const holder = await place.stranger()
     await holder.query('begin; lock table pet')
     const first = db.selectFrom('pet').selectAll().execute()

@@ -153,6 +153,19 @@ describe('destroy()', () => {
     expect(await place.names()).toEqual(['ada', 'bob', 'cleo', 'dora', 'emil'])
   })
 
+  test('lets a stream be read to its end', async () => {
+    const { db, applicationName } = place.openOne()
+    let destroyed: Promise<void> | undefined
+    const seen: string[] = []
+    for await (const { name } of db.selectFrom('person').select('name').orderBy('id').stream(1)) {
+      destroyed ??= db.destroy()
+      seen.push(name)
+    }
+    expect(seen).toEqual(['ada', 'bob', 'cleo'])
+    await destroyed
+    await nobodyLeft(applicationName)
+  })
+
   test('rejects who waits for a connection instead of leaving him waiting', async () => {
     const { db, applicationName } = place.openOne()
     const holder = await place.stranger()

@@ -2,8 +2,9 @@
 // one `db.connection()` is one session on the primary, from the lock to its release.
 
 import { join } from 'node:path'
-import { Kysely, sql } from 'kysely'
+import { sql } from 'kysely'
 import * as kysely from 'kysely'
+import type { Kysely } from 'kysely'
 import type { Migration, Migrator as MigratorType } from 'kysely/migration'
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { Tables } from './support.ts'
@@ -15,7 +16,7 @@ let Migrator: typeof MigratorType
 // Where the Kysely under test has its Migrator: 0.28 among everything else, later ones in a module of its own.
 beforeEach(async ({ task }) => {
   if ('Migrator' in kysely) {
-    Migrator = kysely.Migrator as unknown as typeof MigratorType
+    ;({ Migrator } = kysely as unknown as { Migrator: typeof MigratorType })
   } else {
     const home = task.file.projectName === 'kysely-next' ? 'kysely-next' : 'kysely'
     const file = join(import.meta.dirname, '../../node_modules', home, 'dist/migration/index.js')
@@ -90,7 +91,7 @@ describe('migrations', () => {
   test('of four processes that start at once run once: the lock holds them apart', async () => {
     const results = await Promise.all(Array.from({ length: 4 }, () => migratorFor(place.open().db).migrateToLatest()))
     expect(results.map(({ error }) => error)).toEqual([undefined, undefined, undefined, undefined])
-    expect(results.map(({ results: done }) => done?.length).toSorted()).toEqual([0, 0, 0, 2])
+    expect(results.map(({ results: done }) => done?.length).toSorted((a, b) => a! - b!)).toEqual([0, 0, 0, 2])
     expect(await ran()).toEqual(['planes', 'seats'])
     expect(await locksHeld()).toEqual([])
   })

@@ -1,14 +1,7 @@
 // Plugins, schemas and introspection see over this dialect what they see over Kysely's own.
 
-import {
-  CamelCasePlugin,
-  DeduplicateJoinsPlugin,
-  Kysely,
-  OperationNodeTransformer,
-  ParseJSONResultsPlugin,
-  sql,
-} from 'kysely'
-import type { KyselyPlugin, PluginTransformQueryArgs, PluginTransformResultArgs } from 'kysely'
+import { CamelCasePlugin, DeduplicateJoinsPlugin, OperationNodeTransformer, ParseJSONResultsPlugin, sql } from 'kysely'
+import type { Kysely, KyselyPlugin, PluginTransformQueryArgs, PluginTransformResultArgs } from 'kysely'
 import { jsonArrayFrom } from 'kysely/helpers/postgres'
 import { describe, expect, test } from 'vitest'
 import { hasReplicas, inDatabase, newLog } from './support.ts'

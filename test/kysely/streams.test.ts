@@ -47,7 +47,7 @@ describe('a stream', () => {
   test('yields nothing for no rows', async () => {
     const { db } = place.open()
     for await (const row of db.selectFrom('person').selectAll().where('id', '<', 0).stream())
-      expect.unreachable(String(row))
+      expect.unreachable(JSON.stringify(row))
   })
 
   test.for([
@@ -269,7 +269,7 @@ describe('a stream in a transaction', () => {
     const failure = await failureOf(
       db.transaction().execute(async (trx) => {
         await trx.insertInto('person').values({ name: 'dora', age: 1 }).execute()
-        for await (const chunk of chunksOf(trx, raw('select 1/0'), 1)) expect.unreachable(String(chunk))
+        for await (const chunk of chunksOf(trx, raw('select 1/0'), 1)) expect.unreachable(JSON.stringify(chunk))
       }),
     )
     expect(failure).toMatchObject({ code: '22012' })

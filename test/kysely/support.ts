@@ -163,7 +163,7 @@ export async function pidOf(db: Kysely<Tables>): Promise<number> {
 
 /** First row of a raw statement. */
 export async function rowOf<R>(db: Kysely<Tables>, sql: string, parameters: unknown[] = []): Promise<R> {
-  const { rows } = await db.executeQuery<R>(CompiledQuery.raw(sql, parameters) as CompiledQuery<R>)
+  const { rows } = await db.executeQuery<R>(CompiledQuery.raw(sql, parameters))
   return rows[0]!
 }
 
@@ -189,7 +189,11 @@ export function failureOf(promise: Promise<unknown>): Promise<Failure> {
 }
 
 /** A Kysely log that remembers: the texts in order, with parameters, and the errors. */
-export function newLog(): { entries: kysely.LogEvent[]; log: (event: kysely.LogEvent) => void; texts(): string[] } {
+export function newLog(): {
+  entries: kysely.LogEvent[]
+  log: (event: kysely.LogEvent) => void
+  texts: () => string[]
+} {
   const entries: kysely.LogEvent[] = []
   return {
     entries,

@@ -288,6 +288,15 @@ describe('a controlled transaction', () => {
     await trx.rollback().execute()
   })
 
+  test('that cannot begin frees its connection', async () => {
+    const { db } = place.openOne()
+    for (let round = 0; round < 3; round++) {
+      const failure = await failureOf(db.startTransaction().setIsolationLevel('snapshot').execute())
+      expect(failure).toMatchObject({ code: '42601' })
+    }
+    expect(await db.selectFrom('person').select('id').execute()).toHaveLength(3)
+  })
+
   test('whose COMMIT was answered with ROLLBACK is an error and frees its connection', async () => {
     const { db } = place.openOne()
     const trx = await db.startTransaction().execute()

@@ -61,6 +61,16 @@ describe('a read may run on a replica', () => {
     'select clock_timestamp(), timeofday(), uuidv7(), pg_sleep(0)',
     'select a is distinct from b from t',
     'select case when a then b else (c) end from t',
+    'select null like (a), true ilike (b), current_user like (c), a[1] ilike (b), "a" ilike (b), 1 ilike (b) from t',
+    'select a from t join (u join v on true) on null join (w cross join x) on false',
+    'select a from t fetch next (1) row only',
+    'select a from t tablesample system (10)',
+    'select a from t group by distinct rollup (a), cube (b), grouping sets (cube (c), rollup (d))',
+    'select a from t group by all cube (a)',
+    'select a::bit varying(3), b::national character varying (3), c::nchar varying(3), cast(d as char varying(3)) from t',
+    'select a from json_to_record($1) as x(a character varying(3), b bit varying (3))',
+    "select interval '1' hour to second (3), interval '1' minute to second (3)",
+    "select a::timestamp with time zone, timestamp with time zone 'now' from t",
     'select count(distinct a), array_agg(a order by b desc) from t',
   ])('%s', (sql) => {
     expect(factsOf(sql)).toMatchObject({
@@ -121,9 +131,15 @@ describe('a plan may be asked of a replica', () => {
     'explain analyze execute q',
     'explain create table t as select 1',
     'explain verbose analyze delete from t',
+    'explain (select 1',
     'explain',
+    'explain with x as (select 1)',
   ])('%s is not recognised', (sql) => {
     expect(factsOf(sql)).toMatchObject({ safeOnReplica: false, stateful: true, writes: true, kind: 'unknown' })
+  })
+
+  test('a plan over temporary tables needs the session that has them', () => {
+    expect(factsOf('explain select * from pg_temp.t')).toMatchObject({ safeOnReplica: false, stateful: true })
   })
 
   test('an unknown function keeps the plan on the primary, because the planner may call it', () => {
@@ -206,6 +222,30 @@ describe('a call is not mistaken for a name', () => {
     'select a from f(b)',
     'select a from t cross join lateral f(b)',
     'select a from t join f(b) on true',
+    'select a from t join u on f(b)',
+    'select a from t join u on join(1)',
+    'select a from t join u on a = join(1)',
+    'select a from t join u on join(1) and true',
+    'select a from t where join(1)',
+    'select a from t, join(1)',
+    'select a from t having join(1)',
+    'select a from t limit join(1)',
+    'select a from t offset join(1)',
+    'select a from t order by join(1)',
+    'select a from t where a like f(b)',
+    'select ilike(a, b) from t where ilike(a, b)',
+    'select a from t where not ilike(a, b)',
+    'select a at time zone zone(b) from t',
+    'select conflict(1), repeatable(1), varying(1), second(1), first(1), next(1), sets(1), bernoulli(1), rollup(1)',
+    'select by(1)',
+    'select rows(1)',
+    'select a from t group by a, (rollup(b))',
+    'select a similar to second(b) from t',
+    'select a from t x tablesample f(1)',
+    'select a from t tablesample "Bernoulli"(1)',
+    'select a + all (array[1]) , f(1) from t',
+    'with a as (select 1), b as (select f(1)) select 1',
+    'select a within, group_concat(b) from t',
     'select a from t left join f(b) as x(c, d) on true',
     'select a from rows from (f(1), generate_series(1, 2)) as t(a, b)',
     'select a from t join u on t.tags @> array[u.a, f(u.b)] and g(u.c)',
@@ -363,6 +403,35 @@ describe('SELECT INTO makes a table', () => {
   })
 })
 
+test('COPY names its table and stays on a session of its own', () => {
+  expect(factsOf('copy app.orders (a, b) from stdin')).toMatchObject({
+    kind: 'write_bulk',
+    because: 'write',
+    tablesWritten: ['app.orders'],
+    tablesRead: [],
+    stateful: true,
+  })
+  expect(factsOf('copy orders from stdin').tablesWritten).toEqual(['orders'])
+  expect(factsOf('copy orders (a) to stdout')).toMatchObject({
+    kind: 'unknown',
+    tablesRead: ['orders'],
+    tablesWritten: [],
+  })
+  expect(factsOf('copy (select 1) to stdout')).toMatchObject({ kind: 'unknown', tablesRead: [], tablesWritten: [] })
+})
+
+test('a text that servers may read differently is unknown, and counts as several statements only when it shows', () => {
+  expect(factsOf("select * from t where path like 'C:\\dir\\' and a = $1")).toMatchObject({
+    because: 'unclear text',
+    safeOnReplica: false,
+    stateful: true,
+    preparable: false,
+    multiple: false,
+    summary: 'SELECT',
+  })
+  expect(factsOf("select 1; select 'open").multiple).toBe(true)
+})
+
 describe('structure', () => {
   test.each([
     ['create table orders (a int default f(1), b varchar(3))', 'CREATE TABLE orders', ['orders']],
@@ -372,6 +441,7 @@ describe('structure', () => {
     ['alter table if exists only orders add column a int', 'ALTER TABLE orders', ['orders']],
     ['drop table if exists orders, "Customers" cascade', 'DROP TABLE orders Customers', ['orders', 'Customers']],
     ['drop index i', 'DROP INDEX', []],
+    ['truncate table orders', 'TRUNCATE TABLE orders', ['orders']],
     ['truncate orders, app.customers', 'TRUNCATE orders app.customers', ['orders', 'app.customers']],
     ['truncate table only orders restart identity', 'TRUNCATE TABLE orders', ['orders']],
     ['refresh materialized view concurrently v', 'REFRESH VIEW v', ['v']],
@@ -595,6 +665,10 @@ describe('simple and complex reads', () => {
     'select count(*) from t',
     'select a from t group by a',
     'select 1 union select 2',
+    'table a intersect table b',
+    'values (1) except values (2)',
+    'select a from t having true',
+    'select a from t join u using (b)',
     'with x as (select 1) select * from x',
     'select rank() over (order by a) from t',
     'select rank() over w from t window w as (order by a)',
@@ -634,6 +708,26 @@ describe('the tables of a read', () => {
     ['with "X" as (select 1) select * from x', ['x']],
     ['select * from t where exists (select 1 from u where u.a = any (select b from v))', ['t', 'u', 'v']],
     ['select a from t for read only', ['t']],
+    ['select a from t order by b, c', ['t']],
+    ['select a from t group by b, c having d', ['t']],
+    ['select a from t window w as (order by b, c), x as (order by d)', ['t']],
+    ['select a from t x, u y for update of x, y', ['t', 'u']],
+    [
+      'select a from t natural left outer join u cross join v full join w on null join x on true',
+      ['t', 'u', 'v', 'w', 'x'],
+    ],
+    ['select a from t join (u join v on true) on current_date is not null join (w) on false', ['t', 'u', 'v', 'w']],
+    ['select a from generate_series(1, 2) with ordinality as g(a, b), t', ['t']],
+    ['select a::timestamp with time zone, b from t', ['t']],
+    ['insert into orders select a from u returning b, c', ['u']],
+    ['insert into orders select a from u on conflict (b, c) do update set d = 1, e = 2', ['u']],
+    ['update orders set a = b from u returning c, d', ['u']],
+    ['with recursive t(a, b) as (select a, b from u) cycle a, b set c using d select * from t, v', ['u', 'v']],
+    ['select rows, sets from rows, u', ['rows', 'u']],
+    ['select join.a from u as join', ['u']],
+    ['table u order by a, b', ['u']],
+    ['select a from (table u) x', ['u']],
+    ['delete from orders where a = (select b from u) returning c, d', ['u']],
     ['explain select * from t', ['t']],
     ['explain insert into t select * from u', ['u', 't']],
   ])('%s', (sql, tables) => {
