@@ -8,11 +8,11 @@ import type { TestProjectInlineConfiguration } from 'vitest/config'
 
 // Projects of one group run at the same time, groups one after the other: no two projects may disturb each
 // other in one database, and no fault may be injected while someone else measures what a fault does.
-const withDatabase = (name: string, folder: string, groupOrder: number): TestProjectInlineConfiguration => ({
+const withDatabase = (name: string, folder: string, groupOrder: number, live: string[] = []): TestProjectInlineConfiguration => ({
   extends: true,
   test: {
     name,
-    include: [`test/${folder}/**/*.test.ts`],
+    include: [`test/${folder}/**/*.test.ts`, ...live],
     globalSetup: ['test/support/one-cluster.ts'],
     sequence: { groupOrder },
   },
@@ -39,10 +39,11 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/*.test.ts', 'test/{core,config,sql,telemetry,engine,types}/**/*.test.ts'],
+          exclude: ['test/**/*.live.test.ts'],
         },
       },
       withDatabase('support', 'support', 1),
-      withDatabase('wire', 'wire', 2),
+      withDatabase('wire', 'wire', 2, ['test/**/*.live.test.ts']),
       withKysely('kysely-0.28', 'kysely-0.28/dist/esm/index.js', 3),
       withKysely('kysely-0.29', 'kysely/dist/index.js', 4),
       withKysely('kysely-next', 'kysely-next/dist/index.js', 5),

@@ -277,6 +277,14 @@ describe('a replica', () => {
     expect(engine.events.node).toEqual([])
   })
 
+  test('that answers its probe but lets no other connection in costs no caller anything', async () => {
+    const engine = await startedEngine({ replicas: 1 })
+    engine.replicas[0]!.goDown(networkError('ECONNREFUSED'))
+    for (let i = 0; i < 20; i++) expect(await readsFrom(engine)).toBe('primary')
+    expect(engine.events.breaker).toMatchObject([{ node: 'replica-1', to: 'open' }])
+    expect(lastReason(engine)).toBe('fallback')
+  })
+
   test('of which nothing is known yet gets no reads', async () => {
     const engine = newTestEngine({ replicas: 1 })
     engine.replicas[0]!.connectDelayMs = 300

@@ -102,6 +102,22 @@ describe('a server that refuses for a moment', () => {
     expect(primary.connects).toBe(connects)
   })
 
+  test('and had answered before turns nobody away until its circuit opens, and then parks nobody', async () => {
+    const { run, primary, clock, events } = await startedEngine({ pool: { initial: 1, acquireTimeout: '10s' } })
+    primary.goDown(refused(), 'sessions')
+    const early = watched(run('select a from t'))
+    await clock.advance(1_000)
+    expect(events.breaker).toMatchObject([{ to: 'open' }])
+    expect(early.state).toBe('pending')
+    const late = watched(run('select b from t'))
+    await clock.advance(0)
+    expect(late.error).toBeInstanceOf(CircuitOpenError)
+    // It may restart: who came before the circuit opened has his whole time.
+    primary.comeUp()
+    await clock.advance(seconds(3))
+    expect(early.state).toBe('resolved')
+  })
+
   test('is back in use as soon as its circuit lets a trial through', async () => {
     const { run, primary, clock, engine } = await startedEngine({ breaker: { recoveryTimeout: { min: '1s' } } })
     primary.goDown(refused())

@@ -12,6 +12,10 @@ interface Tables {
   numbers: { n: number }
 }
 
+// Well below the 15 s after which an idle primary writes something of its own accord, by which a standby learns
+// how much it has received: nobody shall have to wait for that.
+const recovery = { timeout: 8_000 }
+
 describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
   let cluster: Cluster
   let first: Server
@@ -87,7 +91,7 @@ describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
     expect(without.nodes.counts).toEqual({ 'replica-2': 200 })
     expect(without.failures.counts).toEqual({})
     await first.start()
-    await expect.poll(() => seenOn(opened, 'replica-1'), { timeout: 25_000 }).toBe(true)
+    await expect.poll(() => seenOn(opened, 'replica-1'), recovery).toBe(true)
     expect(opened.up.get('replica-1')).toBe(true)
   }, 60_000)
 
@@ -97,7 +101,7 @@ describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
     expect(failures.counts).toEqual({})
     await first.start()
     // The primary has written nothing meanwhile, so the replica has received nothing since its start.
-    await expect.poll(() => seenOn(opened, 'replica-1')).toBe(true)
+    await expect.poll(() => seenOn(opened, 'replica-1'), recovery).toBe(true)
   }, 60_000)
 
   test('that freezes holds up what runs on it for the query timeout alone, then it is left out', async () => {
@@ -118,7 +122,7 @@ describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
     } finally {
       first.thaw()
     }
-    await expect.poll(() => seenOn(opened, 'replica-1'), { timeout: 25_000 }).toBe(true)
+    await expect.poll(() => seenOn(opened, 'replica-1'), recovery).toBe(true)
   }, 60_000)
 
   test('that is frozen does not keep destroy from settling', async () => {
@@ -148,7 +152,7 @@ describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
     } finally {
       await cluster.resumeReplay(0)
     }
-    await expect.poll(() => seenOn(opened, 'replica-1')).toBe(true)
+    await expect.poll(() => seenOn(opened, 'replica-1'), recovery).toBe(true)
   })
 
   test('that is cut off from the primary gets no reads although it looks caught up', async () => {
@@ -162,7 +166,7 @@ describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
       .toBe(false)
     expect((await readAll(opened, 200)).nodes.counts).toEqual({ 'replica-2': 200 })
     await cluster.follow(0)
-    await expect.poll(() => seenOn(opened, 'replica-1')).toBe(true)
+    await expect.poll(() => seenOn(opened, 'replica-1'), recovery).toBe(true)
   })
 
   test('is not needed: with none left the primary answers', async () => {
