@@ -11,8 +11,9 @@ import { ClientHandle } from './client-handle.ts'
 import { readFlags, usage } from './flags.ts'
 import type { Flags } from './flags.ts'
 import { tableOf } from './report.ts'
-import type { Series } from './report.ts'
-import type { Round, RoundPlan } from './round.ts'
+import type { MeasuredRound, Series } from './report.ts'
+import type { RoundPlan } from './round.ts'
+import { serverCpuUs } from './server-cpu.ts'
 import { setUp, workloads } from './workloads.ts'
 import type { Workload } from './workloads.ts'
 
@@ -57,7 +58,7 @@ async function bench(flags: Flags): Promise<number> {
   try {
     for (const handle of handles) await handle.open(cluster.url, connections)
     let errors = 0
-    for (const workload of workloads) errors += await compare(handles, workload, flags)
+    for (const workload of workloads) errors += await compare(handles, cluster, workload, flags)
     return errors > 0 ? 1 : 0
   } finally {
     await Promise.all(handles.map((handle) => handle.close()))
@@ -71,31 +72,44 @@ async function prepare({ primary }: Cluster): Promise<string> {
 }
 
 /** Prints a table per number of callers; the number of errors comes back. */
-async function compare(handles: readonly ClientHandle[], workload: Workload, flags: Flags): Promise<number> {
+async function compare(
+  handles: readonly ClientHandle[],
+  cluster: Cluster,
+  workload: Workload,
+  flags: Flags,
+): Promise<number> {
   console.log(`### ${workload.name}: ${workload.description}\n`)
   let errors = 0
   for (const concurrency of flags.concurrency) {
     const plan = { workload: workload.name, concurrency, warmUpMs, measuredMs: 1000 * flags.seconds }
-    const series = await allRounds(handles, plan, flags.rounds)
-    console.log(
-      `${tableOf(
-        series,
-        series.find(({ label }) => label === stock.label)!,
-        concurrency,
-      )}\n`,
-    )
+    const series = await allRounds(handles, cluster, plan, flags.rounds)
+    const divisor = series.find(({ label }) => label === stock.label)!
+    console.log(`${tableOf(series, divisor, concurrency)}\n`)
     errors += tell(series)
   }
   return errors
 }
 
-async function allRounds(handles: readonly ClientHandle[], plan: RoundPlan, count: number): Promise<readonly Series[]> {
-  const series = handles.map((handle) => ({ handle, label: handle.label, rounds: [] as Round[] }))
+async function allRounds(
+  handles: readonly ClientHandle[],
+  cluster: Cluster,
+  plan: RoundPlan,
+  count: number,
+): Promise<readonly Series[]> {
+  const series = handles.map((handle) => ({ handle, label: handle.label, rounds: [] as MeasuredRound[] }))
   for (let n = 0; n < count; n++) {
     // a b c, c b a, a b c …: what changes with time meets all alike.
-    for (const { handle, rounds } of n % 2 === 0 ? series : series.toReversed()) rounds.push(await handle.round(plan))
+    for (const { handle, rounds } of n % 2 === 0 ? series : series.toReversed()) {
+      rounds.push(await oneRound(handle, cluster, plan))
+    }
   }
   return series
+}
+
+async function oneRound(handle: ClientHandle, { primary }: Cluster, plan: RoundPlan): Promise<MeasuredRound> {
+  const before = serverCpuUs(primary.pid)
+  const round = await handle.round(plan)
+  return { ...round, serverCpuUs: (serverCpuUs(primary.pid) - before) / round.operations }
 }
 
 function tell(series: readonly Series[]): number {

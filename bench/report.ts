@@ -3,10 +3,15 @@
 import type { Round } from './round.ts'
 import { medianOf, spreadOf } from './statistics.ts'
 
+export interface MeasuredRound extends Round {
+  /** Of the server's processes per operation. */
+  readonly serverCpuUs: number
+}
+
 /** Rounds of one client, in the order in which they were run. */
 export interface Series {
   readonly label: string
-  readonly rounds: readonly Round[]
+  readonly rounds: readonly MeasuredRound[]
 }
 
 /** What kysely-smart-pg wants to reach, by callers. */
@@ -15,7 +20,17 @@ const goals: { readonly [concurrency: number]: number } = { 1: 1.2, 10: 1.3, 100
 /** `stock` is what all others are divided by, round by round. */
 export function tableOf(series: readonly Series[], stock: Series, concurrency: number): string {
   const goal = goals[concurrency]
-  const head = ['client', 'queries/s', 'ratio', 'p50 ms', 'p95 ms', 'p99 ms', 'client CPU µs', 'errors']
+  const head = [
+    'client',
+    'queries/s',
+    'ratio',
+    'p50 ms',
+    'p95 ms',
+    'p99 ms',
+    'client CPU µs',
+    'server CPU µs',
+    'errors',
+  ]
   const rows = series.map((one) => [
     one.label,
     Math.round(medianOf(one.rounds.map(({ rate }) => rate))).toLocaleString('en-US'),
@@ -24,6 +39,7 @@ export function tableOf(series: readonly Series[], stock: Series, concurrency: n
     median(one, 'p95Ms', 3),
     median(one, 'p99Ms', 3),
     median(one, 'cpuUs', 1),
+    median(one, 'serverCpuUs', 1),
     String(one.rounds.reduce((sum, { errors }) => sum + errors, 0)),
   ])
   const callers = concurrency === 1 ? '1 caller' : `${concurrency} callers`
@@ -36,7 +52,7 @@ function ratio(one: Series, stock: Series): string {
   return `${middle.toFixed(2)} (${min.toFixed(2)}–${max.toFixed(2)})`
 }
 
-function median(one: Series, of: 'p50Ms' | 'p95Ms' | 'p99Ms' | 'cpuUs', digits: number): string {
+function median(one: Series, of: 'p50Ms' | 'p95Ms' | 'p99Ms' | 'cpuUs' | 'serverCpuUs', digits: number): string {
   return medianOf(one.rounds.map((round) => round[of])).toFixed(digits)
 }
 

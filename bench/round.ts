@@ -20,6 +20,8 @@ export interface Round {
   readonly p99Ms: number
   /** User and system time of the whole process per operation. */
   readonly cpuUs: number
+  /** All since the start, the warm-up included. */
+  readonly operations: number
   readonly errors: number
   readonly firstError?: string
 }
@@ -32,7 +34,8 @@ export async function measure(client: OpenClient, workload: Workload, plan: Roun
   await sleep(plan.measuredMs)
   const after = callers.now()
   await callers.stop()
-  return { ...between(before, after, callers.latencies), errors: callers.errors, firstError: callers.firstError }
+  const { latencies, operations, errors, firstError } = callers
+  return { ...between(before, after, latencies), operations, errors, firstError }
 }
 
 interface Moment {
@@ -41,7 +44,7 @@ interface Moment {
   readonly cpu: NodeJS.CpuUsage
 }
 
-function between(before: Moment, after: Moment, latencies: Float64Array): Omit<Round, 'errors' | 'firstError'> {
+function between(before: Moment, after: Moment, latencies: Float64Array): Omit<Round, 'operations' | 'errors'> {
   const sorted = latencies.slice(before.done, after.done).toSorted()
   const cpuUs = after.cpu.user + after.cpu.system - before.cpu.user - before.cpu.system
   return {
@@ -71,6 +74,10 @@ class Callers {
 
   get latencies(): Float64Array {
     return this.#latencies
+  }
+
+  get operations(): number {
+    return this.#done
   }
 
   start(count: number): void {

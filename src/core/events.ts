@@ -4,7 +4,7 @@
 import type { FaultClass } from './fault.ts'
 import type { QueryKind, Role } from './types.ts'
 
-/** One statement settled. Carries no parameter and no literal. */
+/** One statement settled. Carries no text, because raw SQL may have literals in it; Kysely's own log has the text. */
 export interface QueryEvent {
   readonly node: string
   readonly role: Role
@@ -13,7 +13,6 @@ export interface QueryEvent {
   readonly kind: QueryKind
   /** Verb and tables. */
   readonly summary: string
-  readonly sql: string
   /** Milliseconds from the call to the answer, waiting included. */
   readonly ms: number
   readonly cached: boolean

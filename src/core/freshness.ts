@@ -129,6 +129,9 @@ export interface LagLimits {
   readonly maxLagBytes: number
 }
 
+/** A caught-up replica may stand this far behind: in front of the header of a page that nothing was written to yet. */
+const PAGE_HEADER = 40
+
 export type StaleReason =
   | 'not in recovery'
   | 'no WAL receiver'
@@ -185,74 +188,11 @@ function staleBecause(
   // Cut off: it has replayed all it has received, and would look caught up.
   if (!walReceiver) return 'no WAL receiver'
   if (receiveLsn === null || replayLsn === null) return 'position unknown'
-  if (receiveLsn < replayLsn) return 'received less than replayed'
   if (primaryLsn === null || lag.ms === null || lag.bytes === null) return 'primary position unknown'
   // On the timeline of a primary that is gone.
   if (replayLsn > primaryLsn) return 'ahead of the primary'
+  // After a restart the receive position stands at the start of its segment until the primary has something to say.
+  if (receiveLsn < replayLsn && lag.bytes > PAGE_HEADER) return 'received less than replayed'
   if (lag.bytes > limits.maxLagBytes) return 'too many bytes behind'
   return lag.ms > limits.maxLagMs ? 'too long behind' : null
-}
-
-/**
- * Which replicas show everything that this process has written. Writes are only counted; now and then the primary
- * is asked how far its log is, and whatever was counted before the question lies below the answer.
- */
-export class OwnWrites {
-  #finished = 0
-  #sample: { readonly lsn: bigint; readonly upTo: number } | null = null
-  readonly #replayed = new Map<string, bigint>()
-
-  /** How many writes have finished. Take it before the primary is asked, and hand it to `sampled`. */
-  get finished(): number {
-    return this.#finished
-  }
-
-  /** A write has finished, or may have: also one whose answer was lost. */
-  wrote(): void {
-    this.#finished += 1
-  }
-
-  /** The primary's insert position, asked for when `upTo` writes had finished. */
-  sampled(lsn: bigint, upTo: number): void {
-    // Of two samples that know as many writes the lower is the sharper.
-    const known = this.#sample
-    if (known === null || upTo > known.upTo || (upTo === known.upTo && lsn < known.lsn)) this.#sample = { lsn, upTo }
-  }
-
-  /**
-   * How far a replica has replayed. The last word counts, even if it is lower than the one before: a standby that
-   * was killed comes back behind where it was.
-   */
-  replayed(node: string, lsn: bigint): void {
-    this.#replayed.set(node, lsn)
-  }
-
-  /** A node has gone, or its connection was lost: nothing is known of it until it is asked again. */
-  drop(node: string): void {
-    this.#replayed.delete(node)
-  }
-
-  /** Another primary: positions of the old timeline mean nothing on the new one. */
-  newTimeline(): void {
-    this.#sample = null
-    this.#replayed.clear()
-  }
-
-  /** The node has replayed every write that has finished so far. */
-  covers(node: string): boolean {
-    if (this.#finished === 0) return true
-    const target = this.#target()
-    const replayed = this.#replayed.get(node)
-    return target !== null && replayed !== undefined && replayed >= target
-  }
-
-  /** Some write has finished since the primary was last asked how far it is. */
-  pending(): boolean {
-    return this.#finished > 0 && this.#target() === null
-  }
-
-  /** The position below which all finished writes lie; null if the primary was not asked since the last of them. */
-  #target(): bigint | null {
-    return this.#sample !== null && this.#sample.upTo >= this.#finished ? this.#sample.lsn : null
-  }
 }

@@ -4,7 +4,8 @@ import { chooseReplica } from '../core/balance.ts'
 import type { Candidate } from '../core/balance.ts'
 import type { RouteReason } from '../core/cells.ts'
 import { NotExecutedError } from '../core/errors.ts'
-import type { OwnWrites } from '../core/freshness.ts'
+import type { OwnWrites } from '../core/own-writes.ts'
+import type { PlainTables } from '../core/plain-tables.ts'
 import { destinationOf } from '../core/route.ts'
 import type { RouteRules } from '../core/route.ts'
 import type { Chance, Clock, Facts } from '../core/types.ts'
@@ -27,6 +28,7 @@ export class Cluster {
   readonly replicas: readonly Node[]
   readonly #rules: ClusterRules
   readonly #ownWrites: OwnWrites
+  readonly #plainTables: PlainTables
   readonly #monitor: Monitor
   readonly #clock: Clock
   readonly #chance: Chance
@@ -35,12 +37,13 @@ export class Cluster {
     primary: Node,
     replicas: readonly Node[],
     rules: ClusterRules,
-    ports: { ownWrites: OwnWrites; monitor: Monitor; clock: Clock; chance: Chance },
+    ports: { ownWrites: OwnWrites; plainTables: PlainTables; monitor: Monitor; clock: Clock; chance: Chance },
   ) {
     this.primary = primary
     this.replicas = replicas
     this.#rules = rules
     this.#ownWrites = ports.ownWrites
+    this.#plainTables = ports.plainTables
     this.#monitor = ports.monitor
     this.#clock = ports.clock
     this.#chance = ports.chance
@@ -79,20 +82,21 @@ export class Cluster {
     const { target, because } = destinationOf({ facts, raw, transaction: hold.transaction }, this.#rules)
     if (target === 'primary') return { node: this.primary, because }
     this.#monitor.poke()
-    const choice = chooseReplica(this.#candidates(failedOn), this.#chance)
+    const choice = chooseReplica(this.#candidates(facts, failedOn), this.#chance)
     if (choice.chosen !== null) return { node: choice.chosen.node, because }
     if (choice.because === 'own-write') this.#monitor.hurry()
     else if (!this.#rules.fallbackToPrimary) return null
     return { node: this.primary, because: choice.because }
   }
 
-  #candidates(failedOn: readonly Node[]): (Candidate & { node: Node })[] {
+  #candidates(facts: Facts, failedOn: readonly Node[]): (Candidate & { node: Node })[] {
     const now = this.#clock.now()
+    const tables = this.#plainTables.keysOf(facts.tablesRead)
     return this.replicas.map((node) => ({
       node,
       reachable: node.health.up && !failedOn.includes(node) && node.admits(now),
       fresh: node.health.fit && this.#monitor.knows(node, now),
-      showsOwnWrites: this.#rules.readYourWrites === 'off' || this.#ownWrites.covers(node.name),
+      showsOwnWrites: this.#rules.readYourWrites === 'off' || this.#ownWrites.covers(node.name, tables),
       load: node.load,
     }))
   }

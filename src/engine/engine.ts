@@ -4,7 +4,9 @@
 import type { Config, HookConnection, NodeConfig } from '../config/options.ts'
 import { SmartPgError } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
-import { OwnWrites, PrimaryHistory } from '../core/freshness.ts'
+import { PrimaryHistory } from '../core/freshness.ts'
+import { OwnWrites } from '../core/own-writes.ts'
+import { PlainTables } from '../core/plain-tables.ts'
 import { PreparedNames } from '../core/statements.ts'
 import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
 import { FactsCache } from '../sql/facts-of.ts'
@@ -39,7 +41,8 @@ export class Engine {
   readonly listeners: Listeners
   readonly faultOf: EnginePorts['faultOf']
   readonly cluster: Cluster
-  readonly ownWrites = new OwnWrites()
+  readonly #ownWrites = new OwnWrites()
+  readonly #plainTables = new PlainTables()
   readonly onReserve: Config['onReserveConnection']
   readonly #monitor: Monitor
   readonly #facts = new FactsCache()
@@ -63,13 +66,25 @@ export class Engine {
         connectTimeoutMs: config.primary.pool.connectTimeoutMs,
         limits: { maxLagMs: config.routing.maxLagMs, maxLagBytes: config.routing.maxLagBytes },
       },
-      { ownWrites: this.ownWrites, history: new PrimaryHistory(), clock: this.clock, listeners: this.listeners },
+      {
+        ownWrites: this.#ownWrites,
+        plainTables: this.#plainTables,
+        history: new PrimaryHistory(),
+        clock: this.clock,
+        listeners: this.listeners,
+      },
     )
     this.cluster = new Cluster(
       primary.node,
       replicas.map(({ node }) => node),
       { replicas: replicas.length, ...config.routing },
-      { ownWrites: this.ownWrites, monitor: this.#monitor, clock: this.clock, chance: this.chance },
+      {
+        ownWrites: this.#ownWrites,
+        plainTables: this.#plainTables,
+        monitor: this.#monitor,
+        clock: this.clock,
+        chance: this.chance,
+      },
     )
   }
 
@@ -105,6 +120,17 @@ export class Engine {
   /** Looks at every node once; what it finds stands in their health. */
   async look(): Promise<void> {
     await this.#monitor.look().catch(() => undefined)
+  }
+
+  /** A write, or a transaction that wrote, has ended. */
+  wrote(tables: ReadonlySet<string> | 'everything'): void {
+    if (this.cluster.replicas.length === 0) return
+    this.#ownWrites.wrote(tables === 'everything' ? null : this.#plainTables.keysOf([...tables]))
+  }
+
+  /** What is known of the catalog may be out of date. */
+  catalogChanged(): void {
+    this.#plainTables.forget()
   }
 
   statement(sql: string, parameters: readonly unknown[]): Statement {

@@ -17,8 +17,10 @@ export class Hold {
   because: RouteReason = 'unknown'
   /** Statements answered so far. */
   answered = 0
-  /** Something it sent may have written and has not ended yet. */
-  wrote = false
+  /** Something it sent may have written and has not ended yet: to these tables, or to `everything` there is. */
+  wrote: Set<string> | 'everything' | null = null
+  /** Something it sent may have changed definitions. */
+  redefined = false
   /** It read from a replica outside a transaction: whatever comes next belongs on the primary. */
   readOnReplica = false
   /** Whatever comes, the primary: an earlier try was sent there, or a read on a replica came first. */
@@ -55,7 +57,8 @@ export class Hold {
   /** A statement goes out on the connection: what must be remembered of it once it has ended. */
   sends(facts: Facts): void {
     if (facts.stateful) this.pooled!.dirty = true
-    if (facts.writes) this.wrote = true
+    if (facts.writes) this.wrote = written(this.wrote, facts)
+    if (facts.kind === 'ddl' || facts.kind === 'unknown') this.redefined = true
     if (this.transaction === 'none' && this.node!.role === 'replica') this.readOnReplica = true
   }
 
@@ -70,4 +73,11 @@ export class Hold {
     this.node!.pool.release(pooled, reason ?? (this.discard ? 'error' : undefined))
     this.discard = false
   }
+}
+
+/** A function that nobody knows, or a definition, may reach any table. */
+function written(before: Hold['wrote'], { kind, stateful, tablesWritten }: Facts): Hold['wrote'] {
+  const anything = kind === 'ddl' || kind === 'unknown' || stateful || tablesWritten.length === 0
+  if (anything || before === 'everything') return 'everything'
+  return new Set([...(before ?? []), ...tablesWritten])
 }

@@ -2,8 +2,11 @@
 // cannot make a healthy replica look dead. It runs while there are reads to route and rests otherwise; a read
 // that found this process's own writes not yet replayed makes it look every few milliseconds until they are.
 
-import type { OwnWrites, PrimaryHistory, ReplicaSample } from '../core/freshness.ts'
+import type { PrimaryHistory, ReplicaSample } from '../core/freshness.ts'
 import { judgeReplica, parseLsn, settleLsn } from '../core/freshness.ts'
+import type { OwnWrites } from '../core/own-writes.ts'
+import { PLAIN_TABLES_SQL } from '../core/plain-tables.ts'
+import type { PlainTables } from '../core/plain-tables.ts'
 import { READ_FACTS } from '../core/statements.ts'
 import type { Clock, OpenSession, Row, Session } from '../core/types.ts'
 import { within } from './clock.ts'
@@ -23,6 +26,8 @@ const PROBE_MS = 2_000
  * the first look; where writes never pause it never has, and looking more often would only cost.
  */
 const HURRY_MS = { first: 2, last: 128 }
+/** The catalog is read again after this, and after a definition that passes through here. */
+const CATALOG_MS = 30_000
 /** Without reads for this long the monitor rests. */
 const REST_AFTER_MS = 10_000
 
@@ -36,6 +41,7 @@ export class Monitor {
   readonly #primary: Probe
   readonly #replicas: readonly Probe[]
   readonly #ownWrites: OwnWrites
+  readonly #plainTables: PlainTables
   readonly #history: PrimaryHistory
   readonly #options: MonitorOptions
   readonly #clock: Clock
@@ -45,6 +51,7 @@ export class Monitor {
   #stopped = false
   #readAt = 0
   #judgedAt = 0
+  #catalogAt = 0
   #hurried = false
   #hurryMs = HURRY_MS.first
   #wake: (() => void) | null = null
@@ -53,7 +60,13 @@ export class Monitor {
     primary: { node: Node; open: OpenSession },
     replicas: readonly { node: Node; open: OpenSession }[],
     options: MonitorOptions,
-    ports: { ownWrites: OwnWrites; history: PrimaryHistory; clock: Clock; listeners: Listeners },
+    ports: {
+      ownWrites: OwnWrites
+      plainTables: PlainTables
+      history: PrimaryHistory
+      clock: Clock
+      listeners: Listeners
+    },
   ) {
     const probe = ({ node, open }: { node: Node; open: OpenSession }): Probe =>
       new Probe(node, open, ports.clock, options)
@@ -61,6 +74,7 @@ export class Monitor {
     this.#replicas = replicas.map(probe)
     this.#options = options
     this.#ownWrites = ports.ownWrites
+    this.#plainTables = ports.plainTables
     this.#history = ports.history
     this.#clock = ports.clock
     this.#listeners = ports.listeners
@@ -101,10 +115,12 @@ export class Monitor {
     while (!this.#stopped && this.#clock.now() - this.#readAt < REST_AFTER_MS) {
       this.#hurried = false
       await this.#round()
-      const shown = this.#replicas.some(({ node }) => this.#ownWrites.covers(node.name))
+      const shown = this.#replicas.some(({ node }) => this.#ownWrites.covers(node.name, null))
       this.#hurryMs = shown ? HURRY_MS.first : Math.min(HURRY_MS.last, this.#hurryMs * 2)
       await this.#pause()
     }
+    // A database that sleeps when nobody asks shall not be kept awake.
+    if (!this.#stopped) await Promise.all([this.#primary, ...this.#replicas].map((probe) => probe.close()))
   }
 
   #pause(): Promise<void> {
@@ -143,15 +159,29 @@ export class Monitor {
     const lsn = await this.#samplePrimary().catch(note)
     this.#judgePrimary(faults.at(-1), lsn !== null)
     if (lsn !== null) this.#history.add(lsn, this.#clock.now())
+    if (lsn !== null) await this.#readCatalog().catch(note)
     this.#replicas.forEach((probe, i) => this.#judge(probe.node, samples[i] ?? null, lsn))
     return faults
+  }
+
+  /** Beside the traffic; until it is known, every own write counts for every read. */
+  async #readCatalog(): Promise<void> {
+    const now = this.#clock.now()
+    if (this.#plainTables.known && now - this.#catalogAt < CATALOG_MS) return
+    this.#catalogAt = now
+    const { version } = this.#plainTables
+    const rows = await this.#primary.ask(PLAIN_TABLES_SQL)
+    this.#plainTables.learn(
+      rows.map((row) => String(row['name'])),
+      version,
+    )
   }
 
   async #samplePrimary(): Promise<bigint | null> {
     const upTo = this.#ownWrites.finished
     try {
-      const row = await this.#primary.ask(PRIMARY_SQL)
-      if (typeof row['lsn'] !== 'string') return null
+      const [row] = await this.#primary.ask(PRIMARY_SQL)
+      if (typeof row?.['lsn'] !== 'string') return null
       const lsn = parseLsn(row['lsn'])
       // Past a page header stands a position that an idle, caught-up replica never reaches.
       this.#ownWrites.sampled(settleLsn(lsn, Number(row['block']), Number(row['segment'])), upTo)
@@ -165,7 +195,7 @@ export class Monitor {
   async #sampleReplica(probe: Probe): Promise<ReplicaSample> {
     const { node } = probe
     try {
-      const row = await probe.ask(REPLICA_SQL)
+      const [row = {}] = await probe.ask(REPLICA_SQL)
       const replayLsn = lsnOf(row['replayed'])
       if (replayLsn !== null) this.#ownWrites.replayed(node.name, replayLsn)
       return {
@@ -219,13 +249,13 @@ class Probe {
     this.#connectTimeoutMs = Math.min(options.connectTimeoutMs, PROBE_MS)
   }
 
-  async ask(sql: string): Promise<Row> {
+  async ask(sql: string): Promise<Row[]> {
     const session = await this.#opened()
     session.ref()
     try {
       const late = (): Error => new Error(`node '${this.node.name}' did not answer a probe within ${PROBE_MS} ms`)
       const answer = await within(this.#clock, PROBE_MS, session.send({ sql, parameters: [], facts: READ_FACTS }), late)
-      return answer.rows[0] ?? {}
+      return answer.rows
     } catch (error) {
       if (this.#session === session) this.#session = null
       session.destroy(error as Error)

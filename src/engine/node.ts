@@ -65,7 +65,8 @@ export class Node implements Host {
 
   /** Whether a query would be let through now; takes no permit. */
   admits(now: number): boolean {
-    return this.#querying.admits(now) && (this.pool.hasSessions || this.#connecting.admits(now))
+    if (!this.#querying.admits(now)) return false
+    return this.pool.hasSessions || (!this.pool.resting && this.#connecting.admits(now))
   }
 
   /** A permit for one query, or null when the circuit is open. */

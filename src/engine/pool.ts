@@ -103,6 +103,11 @@ export class Pool {
     return running
   }
 
+  /** Backing off after a failed connect: who asks now waits at least for the end of that. */
+  get resting(): boolean {
+    return this.#connector.resting
+  }
+
   /** Whether there is a connection that could serve without a new one being opened. */
   get hasSessions(): boolean {
     return this.#standing > 0

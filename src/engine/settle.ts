@@ -15,10 +15,12 @@ export interface Times {
 /** Own writes are counted when they have ended, well or badly: only then can their position be asked for. */
 export function afterwards(engine: Engine, hold: Hold, pooled: PooledSession): void {
   pooled.settles(engine.clock.now())
-  if (!hold.wrote || hold.node!.role === 'replica') return
+  if (hold.wrote === null || hold.node!.role === 'replica') return
   if (pooled.session.lost === null && pooled.session.status !== 'idle') return
-  hold.wrote = false
-  engine.ownWrites.wrote()
+  if (hold.redefined) engine.catalogChanged()
+  hold.redefined = false
+  engine.wrote(hold.wrote)
+  hold.wrote = null
 }
 
 /** One try of one statement, well or badly ended, in its node's counters. */
@@ -46,7 +48,6 @@ export function tell(engine: Engine, hold: Hold, statement: Statement, times: Ti
     reason: hold.answered > 1 ? 'pinned' : hold.because,
     kind: facts.kind,
     summary: facts.summary,
-    sql: statement.sql,
     ms: engine.clock.now() - times.startedAt,
     cached: false,
     attempts: times.attempt,

@@ -43,7 +43,8 @@ describe('a server that cannot be used', () => {
   // The function answers with the wrong address until it is corrected, as a mended DNS entry or secret would be.
   const corrected = (wrong: string, options: Partial<SmartPgOptions> = {}) => {
     const address = { now: wrong }
-    const pool = { acquireTimeout: 400 }
+    // Longer than the longest rest between two connects, so that the next caller lives to see the next one.
+    const pool = { acquireTimeout: 1_500 }
     return { address, opened: open<Tables>({ primary: () => address.now, pool, breaker: false, ...options }) }
   }
 

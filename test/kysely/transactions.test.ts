@@ -198,13 +198,17 @@ describe('access modes', () => {
     })
 
     test('a serializable read only transaction stays on the primary, which alone can be serializable', async () => {
-      const { db } = await place.openWithReplicas()
+      const { db, dialect } = await place.openWithReplicas()
+      const roles: string[] = []
+      using _ = dialect.on('query', ({ role }) => void roles.push(role))
       const { standby } = await db
         .transaction()
         .setIsolationLevel('serializable')
         .setAccessMode('read only')
         .execute((trx) => rowOf<Standby>(trx, STANDBY))
       expect(standby).toBe(false)
+      // Nor was it tried elsewhere first.
+      expect(roles).toEqual(['primary', 'primary', 'primary'])
     })
 
     test('a transaction without access mode runs on the primary even when it only reads', async () => {
@@ -328,6 +332,22 @@ describe('when the connection dies under a transaction', () => {
       }),
     )
     expect(failure).toBe(own)
+    expect(await db.selectFrom('person').select('name').execute()).toHaveLength(3)
+  })
+
+  test('so is it when the connection dies so late that the rollback finds out', async () => {
+    const { db } = place.openOne()
+    const own = new Error('mine')
+    const failure = await failureOf(
+      db.transaction().execute(async (trx) => {
+        await trx.insertInto('person').values(dora).execute()
+        // It is told of its end before the socket closes.
+        await run(trx, 'select pg_terminate_backend(pg_backend_pid())').catch(() => undefined)
+        throw own
+      }),
+    )
+    expect(failure).toBe(own)
+    expect(await place.names()).toEqual(['ada', 'bob', 'cleo'])
     expect(await db.selectFrom('person').select('name').execute()).toHaveLength(3)
   })
 

@@ -8,6 +8,7 @@ import type { NodeConfig, PoolOptions, SmartPgOptions } from '../../src/config/o
 import { resolveConfig } from '../../src/config/resolve.ts'
 import type { EventName, Events } from '../../src/core/events.ts'
 import { formatLsn } from '../../src/core/freshness.ts'
+import { PLAIN_TABLES_SQL } from '../../src/core/plain-tables.ts'
 import { BEGIN_FACTS } from '../../src/core/statements.ts'
 import type { Chance, OpenSession, Rows } from '../../src/core/types.ts'
 import { Engine } from '../../src/engine/engine.ts'
@@ -178,7 +179,7 @@ export function seconds(count: number): number {
 
 /** What users sent a server, without the monitor's questions and the pool's pings; of one session when `pid` is given. */
 export function sent(server: ScriptedServer, pid?: number): string[] {
-  return server.statements(pid).filter((sql) => !sql.includes(PROBE) && sql !== 'select 1')
+  return server.statements(pid).filter((sql) => !sql.includes(PROBE) && sql !== PLAIN_TABLES_SQL && sql !== 'select 1')
 }
 
 /** How often the monitor asked a server. */
