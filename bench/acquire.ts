@@ -65,8 +65,13 @@ function poolCase({ cluster }: Engine): Case {
 function breakerCase({ cluster }: Engine): Case {
   const { primary } = cluster
   const run = (calls: number): unknown => {
-    for (let i = 0; i < calls; i++) primary.settleQuery(primary.admitQuery(), 'success')
-    return primary
+    let permit
+    for (let i = 0; i < calls; i++) {
+      permit = primary.admitQuery()
+      if (permit === null) throw new Error('the circuit is open')
+      primary.settleQuery(permit, 'success')
+    }
+    return permit
   }
   return { name: 'breaker: admit + settle of a query', run }
 }

@@ -126,11 +126,15 @@ describe('a replica', () => {
     ['is cut off and has replayed all it has received', { walReceiver: false }, 'no WAL receiver'],
     ['has received nothing', { receiveLsn: null }, 'position unknown'],
     ['has replayed nothing', { replayLsn: null }, 'position unknown'],
-    ['has replayed more than it has received', { receiveLsn: 999n }, 'received less than replayed'],
+    ['has replayed more than it has received', { replayLsn: 900n, receiveLsn: 899n }, 'received less than replayed'],
     ['is on the timeline of a dead primary', { replayLsn: 1001n, receiveLsn: 1001n }, 'ahead of the primary'],
     ['is too many bytes behind', { replayLsn: 499n }, 'too many bytes behind'],
   ])('that %s gets no reads', (_, sample, because) => {
     expect(judge(sample)).toBe(because)
+  })
+
+  test('that was restarted while the primary is idle gets reads: it has all there is, and is told so late', () => {
+    expect(judge({ replayLsn: 1000n, receiveLsn: 0n })).toBe(true)
   })
 
   test('that is too long behind gets no reads', () => {
