@@ -82,7 +82,7 @@ function routeCase({ cluster }: Engine): Case {
   const hold = new Hold()
   const run = (calls: number): unknown => {
     let elsewhere = 0
-    for (let i = 0; i < calls; i++) if (cluster.route(hold, facts, false, []).node.role === 'replica') elsewhere++
+    for (let i = 0; i < calls; i++) if (cluster.route(hold, facts, false, [])?.node.role === 'replica') elsewhere++
     if (elsewhere !== (count > 0 ? calls : 0)) throw new Error(`${elsewhere} of ${calls} reads went to a replica`)
     return elsewhere
   }

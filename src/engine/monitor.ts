@@ -8,7 +8,7 @@ import type { OwnWrites } from '../core/own-writes.ts'
 import { PLAIN_TABLES_SQL } from '../core/plain-tables.ts'
 import type { PlainTables } from '../core/plain-tables.ts'
 import { READ_FACTS } from '../core/statements.ts'
-import type { Clock, OpenSession, Row, Session } from '../core/types.ts'
+import type { Clock, OpenSession, Row, Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
 import type { Listeners } from './listeners.ts'
 import type { Node } from './node.ts'
@@ -54,7 +54,8 @@ export class Monitor {
   #catalogAt = 0
   #hurried = false
   #hurryMs = HURRY_MS.first
-  #wake: (() => void) | null = null
+  /** The pause between two rounds. */
+  #resting: { readonly end: () => void; timer: Timer } | null = null
 
   constructor(
     primary: { node: Node; open: OpenSession },
@@ -88,8 +89,11 @@ export class Monitor {
 
   /** A read had to go to the primary because no replica shows our own writes yet. */
   hurry(): void {
+    if (this.#hurried) return
     this.#hurried = true
-    this.#wake?.()
+    if (this.#resting === null) return
+    this.#clock.clearTimeout(this.#resting.timer)
+    this.#resting.timer = this.#clock.setTimeout(this.#resting.end, this.#hurryMs)
   }
 
   /** Whether what was seen of a node is recent enough to rely on. */
@@ -105,7 +109,8 @@ export class Monitor {
 
   async stop(): Promise<void> {
     this.#stopped = true
-    this.#wake?.()
+    this.#clock.clearTimeout(this.#resting?.timer)
+    this.#resting?.end()
     await this.#running
     await this.#lastRound
     await Promise.all([this.#primary, ...this.#replicas].map((probe) => probe.close()))
@@ -118,6 +123,7 @@ export class Monitor {
       const shown = this.#replicas.some(({ node }) => this.#ownWrites.covers(node.name, null))
       this.#hurryMs = shown ? HURRY_MS.first : Math.min(HURRY_MS.last, this.#hurryMs * 2)
       await this.#pause()
+      this.#resting = null
     }
     // A database that sleeps when nobody asks shall not be kept awake.
     if (!this.#stopped) await Promise.all([this.#primary, ...this.#replicas].map((probe) => probe.close()))
@@ -125,13 +131,10 @@ export class Monitor {
 
   #pause(): Promise<void> {
     if (this.#stopped) return Promise.resolve()
-    return new Promise((resolve) => {
-      let timer = this.#clock.setTimeout(resolve, this.#hurried ? this.#hurryMs : this.#options.intervalMs)
-      this.#wake = () => {
-        this.#wake = null
-        this.#clock.clearTimeout(timer)
-        if (this.#stopped) resolve()
-        else timer = this.#clock.setTimeout(resolve, this.#hurryMs)
+    return new Promise((end) => {
+      this.#resting = {
+        end,
+        timer: this.#clock.setTimeout(end, this.#hurried ? this.#hurryMs : this.#options.intervalMs),
       }
     })
   }

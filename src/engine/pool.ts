@@ -11,6 +11,7 @@ import { planPool } from '../core/pool-plan.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
 import type { Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
+import { Caller } from './caller.ts'
 import { Connector } from './connector.ts'
 import type { ConnectorPorts, Host } from './connector.ts'
 import { enforceDeadline, leaked, silent, surplus, tickMs } from './housekeeping.ts'
@@ -18,6 +19,7 @@ import { clean, needsCleaning, ping } from './hygiene.ts'
 import type { Listeners } from './listeners.ts'
 import type { PooledSession } from './pooled-session.ts'
 import { WaitQueue } from './wait-queue.ts'
+import type { Ticket } from './wait-queue.ts'
 
 export interface PoolPorts extends ConnectorPorts {
   readonly listeners: Listeners
@@ -142,6 +144,8 @@ export class Pool {
     const now = this.#ports.clock.now()
     if (this.#isDoubtful(pooled, now) || now >= pooled.lifetimeEnd) return null
     this.#idle.pop()
+    // Only a connection that somebody holds keeps the process alive: a script that is done may end.
+    pooled.session.ref()
     this.#hold(pooled, now)
     if (this.#config.leakDetectionMs > 0) pooled.stack = new Error('acquired').stack
     this.#cells.acquires.ok++
@@ -161,36 +165,14 @@ export class Pool {
       return Promise.reject(refusal)
     }
     const stack = this.#config.leakDetectionMs > 0 ? new Error('acquired').stack : undefined
-    return new Promise((resolve, reject) => {
-      const onAbort = (): void => {
-        if (!this.#waiting.leave(ticket)) return
-        if (this.#waiting.length === 0) this.#forgetDeadlines()
-        this.#cells.acquires.aborted++
-        reject(signal!.reason as Error)
-      }
-      const settled = (): void => signal?.removeEventListener('abort', onAbort)
-      const ticket = this.#waiting.join({
-        since: now,
-        deadline: now + this.#config.acquireTimeoutMs,
-        resolve: (pooled) => {
-          settled()
-          pooled.stack = stack
-          this.#cells.acquires.ok++
-          this.#cells.acquireDuration.observe(Math.round((this.#ports.clock.now() - now) * 1000))
-          resolve(pooled)
-        },
-        reject: (error) => {
-          settled()
-          this.#cells.acquires[error instanceof AcquireTimeoutError ? 'timeout' : 'rejected']++
-          reject(error)
-        },
-      })
-      signal?.addEventListener('abort', onAbort, { once: true })
-      this.#serve()
-      if (!ticket.left) this.#cells.waitedAcquires++
-      this.#watchDeadlines()
-      this.#grow()
-    })
+    const caller = new Caller(this.#cells, now, now + this.#config.acquireTimeoutMs, stack)
+    const ticket = this.#waiting.join(caller)
+    if (signal !== undefined) caller.watch(signal, () => this.#leave(ticket))
+    this.#serve()
+    if (!ticket.left) this.#cells.waitedAcquires++
+    this.#watchDeadlines()
+    this.#grow()
+    return caller.served
   }
 
   /** Gives a connection back. `because` says why it must not be used again; without it, it is cleaned if need be. */
@@ -255,22 +237,31 @@ export class Pool {
     return new SmartPgError('SMARTPG_CLOSED', `The pool of node '${name}' is closed.`, { node: name, phase: 'acquire' })
   }
 
-  /** Only a connection that somebody holds keeps the process alive: a script that is done may end. */
   #hold(pooled: PooledSession, now: number): void {
-    pooled.session.ref()
     pooled.heldSince = now
     this.#busy.add(pooled)
     if (this.#tickTimer === null) this.#tick()
   }
 
+  /** Whether it still stood in the queue. */
+  #leave(ticket: Ticket<PooledSession>): boolean {
+    const waited = this.#waiting.leave(ticket)
+    if (this.#waiting.length === 0) this.#forgetDeadlines()
+    return waited
+  }
+
   /** Gives idle connections to those who wait; one that has been idle for long is asked first. */
   #serve(): void {
+    if (this.#idle.length === 0) return
     const now = this.#ports.clock.now()
     while (this.#waiting.length > this.#validating && this.#idle.length > 0) {
       const pooled = this.#idle.pop()!
       if (now >= pooled.lifetimeEnd) void this.#close(pooled, 'lifetime')
       else if (this.#isDoubtful(pooled, now)) void this.#validate(pooled)
-      else this.#hand(pooled, now)
+      else {
+        pooled.session.ref()
+        this.#hand(pooled, now)
+      }
     }
   }
 
@@ -278,7 +269,7 @@ export class Pool {
     const waiter = this.#waiting.next()
     if (waiter !== null) {
       this.#hold(pooled, now)
-      waiter.resolve(pooled)
+      waiter.resolve(pooled, now)
       if (this.#waiting.length === 0) this.#forgetDeadlines()
     } else {
       pooled.idleSince = now
@@ -365,6 +356,7 @@ export class Pool {
   /** Opens what the plan asks for: for those who wait, and, when `unasked`, up to `min` and `minIdle` as well. */
   #grow(unasked = false): void {
     if (this.#state !== 'open' || this.#connector.resting) return
+    if (this.#standing + this.#connector.connecting >= this.#connector.max) return
     const bounds = unasked ? this.#bounds : { ...this.#bounds, min: 0, minIdle: 0 }
     const plan = planPool(this.#planState(), bounds)
     if (plan.do === 'open') this.#open(plan.count)
@@ -521,8 +513,10 @@ export class Pool {
       await ping(this.#ports.clock, pooled.session)
       if (!this.#busy.has(pooled)) return
       const stays = this.#waiting.length === 0 && this.#state === 'open' && pooled.generation === this.#generation
-      if (!stays) this.#offer(pooled, this.#ports.clock.now())
-      else if (this.#busy.delete(pooled)) this.#idle.unshift(pooled)
+      if (!stays) {
+        pooled.session.ref()
+        this.#offer(pooled, this.#ports.clock.now())
+      } else if (this.#busy.delete(pooled)) this.#idle.unshift(pooled)
     } catch (error) {
       this.#remove(pooled, 'error', error as Error)
     }

@@ -4,7 +4,7 @@
 export interface Waiter<T> {
   readonly since: number
   readonly deadline: number
-  resolve(value: T): void
+  resolve(value: T, now: number): void
   reject(error: unknown): void
 }
 
