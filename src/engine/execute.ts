@@ -89,6 +89,7 @@ export async function execute(
 function bind(run: Run): PooledSession | Promise<PooledSession> {
   const { engine, hold, signal } = run
   if (signal?.aborted) throw signal.reason
+  refuseStrangersSequences(run)
   // What follows a read on a replica may be a write, and one session must see both: the primary's.
   if (hold.pooled !== null) {
     hold.release()
@@ -105,6 +106,19 @@ function bind(run: Run): PooledSession | Promise<PooledSession> {
   if (pooled === null) return wait(run, node, because, permit)
   hold.take(pooled, node, because, permit)
   return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)
+}
+
+/** `lastval()` on a connection that others have used answers with their value. */
+function refuseStrangersSequences({ hold, statement }: Run): void {
+  const { functions, tablesWritten } = statement.facts
+  if (functions.length === 0 || tablesWritten.length > 0 || hold.transaction !== 'none') return
+  const asks = functions.find((name) => /^(pg_catalog\.)?(currval|lastval)$/.test(name))
+  if (asks === undefined || functions.some((name) => name.endsWith('nextval'))) return
+  throw new SmartPgError(
+    'SMARTPG_INVALID_QUERY',
+    `${asks}() as the first statement of a connection would answer with somebody else's value.`,
+    { phase: 'send', hint: 'Use RETURNING in the insert, or run both in one db.transaction() or db.connection().' },
+  )
 }
 
 /** No replica is known to be fit, and the primary may not help out: look at them once, then decide. */

@@ -148,7 +148,7 @@ async function inOwnTransaction(
   queries: readonly CompiledQuery[],
   { isolationLevel, signal }: BatchOptions,
 ): Promise<QueryResult<unknown>[]> {
-  await lease.begin({ isolationLevel }).catch((cause: unknown) => fail(lease, null, 'begin', cause))
+  await lease.begin({ isolationLevel }, { signal }).catch((cause: unknown) => fail(lease, null, 'begin', cause))
   let results: QueryResult<unknown>[]
   try {
     results = await inOrder(lease, queries, { signal })
@@ -205,8 +205,8 @@ async function runOneByOne(
 /** A COMMIT in the middle, or hidden in a text of several statements, would keep half of the batch. */
 function refuseWhatBreaksIt(queries: readonly CompiledQuery[]): void {
   for (const [index, { sql, query }] of queries.entries()) {
-    // Builders cannot say such things.
-    if (query.kind !== 'RawNode') continue
+    // Builders cannot say such things, unless a raw fragment in them does.
+    if (query.kind !== 'RawNode' && !sql.includes(';')) continue
     const facts = factsOf(sql)
     const because =
       facts.kind === 'transaction' ? 'transaction control' : facts.multiple ? 'several statements in one text' : null

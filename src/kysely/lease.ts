@@ -89,16 +89,18 @@ export class Lease implements DatabaseConnection {
     }
   }
 
-  async begin(settings: TransactionSettings): Promise<void> {
+  async begin(settings: TransactionSettings, options?: AbortableOptions): Promise<void> {
     const { accessMode, isolationLevel } = settings
     // A standby has no SERIALIZABLE.
     const offloadable = accessMode === 'read only' && isolationLevel !== 'serializable'
     this.#hold.transaction = offloadable ? 'read-only' : 'read-write'
     this.#beginning = true
     try {
-      await this.executeQuery(CompiledQuery.raw(beginText(settings)))
+      await this.executeQuery(CompiledQuery.raw(beginText(settings)), options)
     } catch (error) {
       this.#hold.transaction = 'none'
+      // Not every Kysely gives back the connection of a controlled transaction that could not begin.
+      if (this.#hold.answered === 0) this.#hold.release()
       throw error
     } finally {
       this.#beginning = false
