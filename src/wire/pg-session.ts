@@ -370,10 +370,10 @@ function serialize(parameters: readonly unknown[], node: string): unknown[] {
       { node, phase: 'send', hint: 'Split the statement, or pass one array and use unnest() or = any($1).' },
     )
   }
-  const values = Array.from<unknown>({ length: parameters.length })
-  for (let i = 0; i < values.length; i++) {
+  const values: unknown[] = []
+  for (let i = 0; i < parameters.length; i++) {
     try {
-      values[i] = prepareValue(parameters[i])
+      values.push(prepareValue(parameters[i]))
     } catch (cause) {
       throw new SmartPgError(
         'SMARTPG_INVALID_QUERY',
