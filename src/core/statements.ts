@@ -2,7 +2,7 @@
 // sends. A name is a digest of its text, so that it can never come to mean another text, not even behind a
 // pooler that hands one server connection to several clients (counters did: the wrong statement ran).
 
-import type { Facts } from './types.ts'
+import type { Facts, Statement } from './types.ts'
 
 /** A statement seen once may never come again, and a name costs memory on the server: wait for the second. */
 const SIGHTINGS_BEFORE_NAMING = 2
@@ -59,6 +59,9 @@ const PLAIN_READ: Facts = {
 
 /** A read of nothing: pings, probes. */
 export const READ_FACTS: Facts = PLAIN_READ
+
+/** Whose session this really is. */
+export const WHO_ANSWERS: Statement = { sql: 'select pg_backend_pid() as pid', parameters: [], facts: READ_FACTS }
 
 /** What makes a session as new as it was. */
 export const RESET_FACTS: Facts = {

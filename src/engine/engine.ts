@@ -2,12 +2,12 @@
 // root from a Config and the ports; it opens nothing until it is started and holds nothing once it is stopped.
 
 import type { Config, HookConnection, NodeConfig } from '../config/options.ts'
-import { SmartPgError } from '../core/errors.ts'
+import { ConfigError, SmartPgError } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
 import { PrimaryHistory } from '../core/freshness.ts'
 import { OwnWrites } from '../core/own-writes.ts'
 import { PlainTables } from '../core/plain-tables.ts'
-import { PreparedNames } from '../core/statements.ts'
+import { PreparedNames, WHO_ANSWERS } from '../core/statements.ts'
 import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
 import { FactsCache } from '../sql/facts-of.ts'
 import { Cluster } from './cluster.ts'
@@ -103,6 +103,8 @@ export class Engine {
       await this.#monitor.look().catch((error: unknown) => faults.push(error))
     }
     if (faults.length === 0) return
+    const misconfigured = faults.filter((fault) => fault instanceof ConfigError)
+    if (misconfigured.length === faults.length) throw misconfigured[0]
     const messages = faults.map((fault) => (fault instanceof Error ? fault.message : String(fault)))
     throw new SmartPgError('SMARTPG_CONNECT_FAILED', `Not ready: ${messages.join('; ')}`, {
       phase: 'connect',
@@ -141,8 +143,10 @@ export class Engine {
     return this.#facts.of(sql)
   }
 
-  /** The name to run a text under; counts that it was seen. */
-  nameOf(statement: Statement): string | undefined {
+  /** The name to run a text under on this node; counts that it was seen. */
+  nameOf(statement: Statement, node: Node, inTransaction: boolean): string | undefined {
+    // A name that a pooler has lost cannot be prepared anew within a transaction: that is gone with it.
+    if (inTransaction && node.pooled && this.config.statements.prepare === 'auto') return undefined
     return this.#names.nameOf(statement.sql, statement.facts)
   }
 
@@ -178,6 +182,7 @@ export class Engine {
       ...ports,
       open,
       prepare: async (fresh) => {
+        node.pooled ??= await answersForAnother(fresh)
         if (session.init !== undefined) await this.#initSession(fresh)
         if (onCreateConnection !== undefined) await onCreateConnection(this.hookConnection(fresh))
       },
@@ -193,6 +198,12 @@ export class Engine {
     if (typeof init === 'string') await session.send(this.statement(init, []))
     else if (init !== undefined) await init(this.hookConnection(session))
   }
+}
+
+/** Whether something between us and the server answers: a pooler makes up the backend's number that it gives at connect. */
+async function answersForAnother(session: Session): Promise<boolean> {
+  const { rows } = await session.send(WHO_ANSWERS)
+  return Number(rows[0]?.['pid'] ?? session.pid) !== session.pid
 }
 
 /** An engine that several users share: the first start starts it, the last stop ends it, a later start makes a new one. */

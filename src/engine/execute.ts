@@ -72,7 +72,7 @@ export async function execute(
     beforeSending(run, pooled)
     try {
       // Named as late as possible: the name is about the server's memory, not about the statement.
-      const name = engine.nameOf(statement)
+      const name = engine.nameOf(statement, hold.node!, run.wasInTransaction)
       const rows = await pooled.session.send(name === undefined ? statement : { ...statement, name })
       answered(run, pooled)
       return rows

@@ -43,6 +43,8 @@ export class Node implements Host {
   /** Where connections really go; empty until the first. */
   address = { host: '', port: 0 }
   health: Health
+  /** A pooler answers here, which may hand the next statement to another server connection. Unknown until the first connect. */
+  pooled: boolean | undefined = undefined
   readonly #connecting: Breaker
   readonly #querying: Breaker
   readonly #ports: NodePorts

@@ -105,14 +105,15 @@ class Deadline {
 function connectError(error: unknown, options: OpenOptions): unknown {
   if (isSmartPgError(error)) return error
   const message = messageOf(error)
-  const refused = /unsupported startup parameter:? ?"?([\w.]+)?/i.exec(message)
-  if (refused && Object.keys(options.settings).length > 0) {
+  const refused = /unsupported startup parameter(?: in options)?:? "?([\w.]+)/i.exec(message)?.[1]
+  const setting = Object.keys(options.settings).find((name) => name.toLowerCase() === refused?.toLowerCase())
+  if (setting !== undefined) {
     return new ConfigError(
       [
         {
-          path: `session.settings${refused[1] === undefined ? '' : `.${refused[1]}`}`,
-          received: 'a setting that the server or pooler refuses at startup',
-          expected: 'settings that a pooler in between lets through (use session.init instead)',
+          path: `session.settings.${setting}`,
+          received: 'a setting that the pooler in between refuses at startup',
+          expected: 'settings that it lets through; the others by ALTER ROLE … SET or ALTER DATABASE … SET',
         },
       ],
       { node: options.node, cause: error },
@@ -128,6 +129,9 @@ function connectError(error: unknown, options: OpenOptions): unknown {
 
 function hintFor(code: string | undefined, message: string): string | undefined {
   if (code !== undefined && code in HINTS) return HINTS[code]
+  if (message.includes('unsupported startup parameter')) {
+    return 'A pooler in between refuses it: leave it out, and use ALTER ROLE … SET or ALTER DATABASE … SET.'
+  }
   if (message.includes('does not support SSL')) return 'The server speaks no TLS: set `ssl: false` or mend the server.'
   return undefined
 }

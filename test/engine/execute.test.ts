@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { NotExecutedError, OutcomeUnknownError, SmartPgError } from '../../src/core/errors.ts'
-import { rejection, seconds, sent, startedEngine, watched } from '../support/engine.ts'
+import { logged, rejection, seconds, sent, startedEngine, watched } from '../support/engine.ts'
 import { serverError } from '../support/scripted-server.ts'
 import type { ScriptedServer } from '../support/scripted-server.ts'
 
@@ -27,7 +27,7 @@ describe('a read', () => {
     await clock.advance(100)
     expect(read.value.rows).toEqual([{ n: 1 }])
     expect(events.retry).toMatchObject([{ node: 'primary', attempt: 1, fault: 'connection-lost' }])
-    expect(primary.log.map(({ pid }) => pid)).toEqual([100, 101])
+    expect(logged(primary).map(({ pid }) => pid)).toEqual([100, 101])
   })
 
   test('is tried as often as the option says and no more', async () => {
@@ -240,7 +240,7 @@ describe('inside a transaction', () => {
     await clock.advance(100)
     expect(begun.state).toBe('resolved')
     await transaction.run('insert into t values (1)')
-    expect(primary.log.map(({ pid, sql }) => `${pid} ${sql}`)).toEqual([
+    expect(logged(primary).map(({ pid, sql }) => `${pid} ${sql}`)).toEqual([
       '100 begin',
       '101 begin',
       '101 insert into t values (1)',
@@ -481,10 +481,40 @@ describe('names of prepared statements', () => {
   test('are used from the second sighting of a text, on whatever connection', async () => {
     const { run, primary } = await startedEngine()
     for (let i = 0; i < 3; i++) await run('select a from t where id = $1')
-    const names = primary.log.map(({ name }) => name)
+    const names = logged(primary).map(({ name }) => name)
     expect(names[0]).toBeUndefined()
     expect(names[1]).toMatch(/^s_/)
     expect(names[2]).toBe(names[1])
+  })
+
+  test('are used in a transaction, too, once the process that connected is known to answer; that is asked once', async () => {
+    const { run, lease, primary } = await startedEngine()
+    primary.on('pg_backend_pid', (_, { pid }) => ({ rows: [{ pid }] }))
+    for (let i = 0; i < 2; i++) await run('select a from t where id = $1')
+    for (let i = 0; i < 2; i++) {
+      const transaction = lease()
+      await transaction.begin()
+      await transaction.run('select a from t where id = $1')
+      await transaction.run('commit')
+      transaction.release()
+    }
+    const used = primary.log.filter(({ sql, status }) => sql.startsWith('select a') && status === 'open')
+    expect(used.map(({ name }) => name)).toEqual([expect.stringMatching(/^s_/), expect.stringMatching(/^s_/)])
+    expect(primary.statements().filter((sql) => sql.includes('pg_backend_pid'))).toHaveLength(1)
+  })
+
+  test('are not used in a transaction behind a pooler: what it has lost would end the transaction', async () => {
+    const { run, lease, primary } = await startedEngine()
+    primary.on('pg_backend_pid', { rows: [{ pid: 4711 }] })
+    for (let i = 0; i < 2; i++) await run('select a from t where id = $1')
+    const transaction = lease()
+    await transaction.begin()
+    await transaction.run('select a from t where id = $1')
+    await transaction.run('commit')
+    transaction.release()
+    await run('select a from t where id = $1')
+    const [, outside, within, after] = primary.log.filter(({ sql }) => sql.startsWith('select a'))
+    expect([outside!.name, within!.name, after!.name]).toEqual([expect.stringMatching(/^s_/), undefined, outside!.name])
   })
 })
 

@@ -360,7 +360,7 @@ describe('a connection that is given back', () => {
     const { run, primary } = await startedEngine({ pool: { max: 1 } })
     await run('insert into t values (1)')
     await run('select a from t')
-    expect(primary.statements()).toEqual(['insert into t values (1)', 'select a from t'])
+    expect(sent(primary)).toEqual(['insert into t values (1)', 'select a from t'])
   })
 
   test('dead leaves room for another', async () => {

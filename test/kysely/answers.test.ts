@@ -84,20 +84,31 @@ describe('rows', () => {
 })
 
 describe('numAffectedRows', () => {
-  test('is a bigint for insert, update, delete and merge', async () => {
+  test('is a bigint for insert, update and delete', async () => {
     const { db } = place.open()
     const counts = [
       (await db.executeQuery(db.insertInto('person').values([dora, { name: 'emil', age: 2 }]))).numAffectedRows,
       (await db.executeQuery(db.updateTable('person').set({ age: 9 }))).numAffectedRows,
       (await db.executeQuery(db.updateTable('person').set({ age: 9 }).where('id', '<', 0))).numAffectedRows,
-      (
-        await db.executeQuery(
-          db.mergeInto('person').using('pet', 'pet.owner_id', 'person.id').whenMatched().thenDelete(),
-        )
-      ).numAffectedRows,
       (await db.executeQuery(db.deleteFrom('person'))).numAffectedRows,
     ]
-    expect(counts).toEqual([2n, 5n, 0n, 0n, 5n])
+    expect(counts).toEqual([2n, 5n, 0n, 5n])
+  })
+
+  test('is a bigint for merge', async (context) => {
+    if ((await place.major()) < 15) context.skip('MERGE came with PostgreSQL 15')
+    const { db } = place.open()
+    const merge = (id: number) =>
+      db
+        .mergeInto('person as p')
+        .using('person as q', 'q.id', 'p.id')
+        .whenMatchedAnd('p.id', '>', id)
+        .thenUpdateSet({ age: 9 })
+    const counts = [
+      (await db.executeQuery(merge(1))).numAffectedRows,
+      (await db.executeQuery(merge(3))).numAffectedRows,
+    ]
+    expect(counts).toEqual([2n, 0n])
   })
 
   test('is there with returning, for raw SQL and with a leading WITH, too', async () => {

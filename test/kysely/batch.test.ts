@@ -51,13 +51,6 @@ describe('a batch resolves with', () => {
       db.updateTable('person').set({ age: 8 }).where('name', '=', 'ben').returning('age'),
       db.deleteFrom('person').where('name', 'in', ['eve']),
       db.deleteFrom('person').where('name', '=', 'ben').returning('name'),
-      db.mergeInto('person').using('pet', 'pet.owner_id', 'person.id').whenMatched().thenDelete(),
-      db
-        .mergeInto('person as p')
-        .using('person as q', 'q.id', 'p.id')
-        .whenMatchedAnd('p.name', '=', 'dora')
-        .thenDelete()
-        .returning('p.name'),
       db
         .with('them', (qb) => qb.selectFrom('person').select('name'))
         .selectFrom('them')
@@ -81,6 +74,23 @@ describe('a batch resolves with', () => {
       db.schema.dropTable('made'),
     ] as const
 
+  const merge = (db: Kysely<Tables>) =>
+    db
+      .mergeInto('person as p')
+      .using('person as q', 'q.id', 'p.id')
+      .whenMatchedAnd('p.name', '=', 'ada')
+      .thenUpdateSet({ age: 9 })
+
+  const expectTheSame = (together: readonly unknown[], alone: readonly unknown[]): void => {
+    expect(together).toEqual(alone)
+    // The same classes, not only the same fields.
+    together.forEach((result, n) => {
+      const one = Array.isArray(result) ? result[0] : result
+      const other = Array.isArray(alone[n]) ? alone[n][0] : alone[n]
+      expect(Object(one).constructor).toBe(Object(other).constructor)
+    })
+  }
+
   test('what each query’s own execute() resolves with, for every kind of query', async () => {
     const { db } = place.open()
     const alone: unknown[] = []
@@ -90,14 +100,19 @@ describe('a batch resolves with', () => {
     }
     await place.ask('truncate person, pet restart identity')
     await place.ask("insert into person (name, age) values ('ada', 36), ('bob', 20), ('cleo', null)")
-    const together = await db.batch(everyKind(db))
-    expect(together).toEqual(alone)
-    // The same classes, not only the same fields.
-    together.forEach((result, n) => {
-      const one = Array.isArray(result) ? result[0] : result
-      const other = Array.isArray(alone[n]) ? alone[n][0] : alone[n]
-      expect(Object(one).constructor).toBe(Object(other).constructor)
-    })
+    expectTheSame(await db.batch(everyKind(db)), alone)
+  })
+
+  test('what a merge’s own execute() resolves with', async (context) => {
+    if ((await place.major()) < 15) context.skip('MERGE came with PostgreSQL 15')
+    const { db } = place.open()
+    expectTheSame(await db.batch([merge(db)]), [await merge(db).execute()])
+  })
+
+  test('what the own execute() of a merge with RETURNING resolves with', async (context) => {
+    if ((await place.major()) < 17) context.skip('MERGE … RETURNING came with PostgreSQL 17')
+    const { db } = place.open()
+    expectTheSame(await db.batch([merge(db).returning('p.name')]), [await merge(db).returning('p.name').execute()])
   })
 
   test('an array of arrays for queries made in a loop', async () => {

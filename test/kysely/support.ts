@@ -55,6 +55,8 @@ export interface Place {
   stranger(): Promise<Client>
   /** Names of the people there are, asked from outside. */
   names(): Promise<string[]>
+  /** The server's major version: 18. */
+  major(): Promise<number>
 }
 
 /** Call at the top of a test file; everything but the functions is there from `beforeAll` on. */
@@ -111,6 +113,10 @@ export function inDatabase(): Place {
     names: async () => {
       const rows = await ask<{ name: string }>(database.url, 'select name from person order by id')
       return rows.map((row) => row.name)
+    },
+    major: async () => {
+      const [row] = await ask<{ v: string }>(database.url, "select current_setting('server_version_num') as v")
+      return Math.floor(Number(row!.v) / 10_000)
     },
   }
 }

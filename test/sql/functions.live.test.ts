@@ -13,13 +13,12 @@ describe.skipIf(url === undefined)('against pg_proc (needs a database)', () => {
   const client = new Client({ connectionString: url })
   const volatile = new Map<string, boolean>()
   const aggregates = new Set<string>()
-  let version = 0
+  let major = 0
 
   beforeAll(async () => {
     await client.connect()
-    version = Number(
-      (await client.query<{ v: string }>("select current_setting('server_version_num') as v")).rows[0]!.v,
-    )
+    const { rows: versions } = await client.query<{ v: string }>("select current_setting('server_version_num') as v")
+    major = Math.floor(Number(versions[0]!.v) / 10_000)
     const { rows } = await client.query<{ name: string; volatile: boolean; aggregate: boolean }>(
       `select proname as name, bool_or(provolatile = 'v') as volatile, bool_and(prokind = 'a') as aggregate
        from pg_proc where pronamespace = 'pg_catalog'::regnamespace group by proname`,
@@ -33,7 +32,10 @@ describe.skipIf(url === undefined)('against pg_proc (needs a database)', () => {
   afterAll(() => client.end())
 
   test('no overload of a read is VOLATILE', () => {
-    expect([...READ_FUNCTIONS].filter((name) => volatile.get(name) === true)).toEqual([])
+    // timezone(text, timetz) was VOLATILE up to 14, because it looks at the date; it keeps nothing.
+    const excepted = major < 15 ? ['timezone'] : []
+    const found = [...READ_FUNCTIONS].filter((name) => volatile.get(name) === true)
+    expect(found.filter((name) => !excepted.includes(name))).toEqual([])
   })
 
   test('the harmless ones really are VOLATILE, else they belong among the reads', () => {
@@ -46,7 +48,7 @@ describe.skipIf(url === undefined)('against pg_proc (needs a database)', () => {
   })
 
   test('every name of the lists exists on the version they were made from', (context) => {
-    if (Math.floor(version / 10_000) !== 18) context.skip('the lists follow PostgreSQL 18')
+    if (major !== 18) context.skip('the lists follow PostgreSQL 18')
     const names = [...READ_FUNCTIONS, ...HARMLESS_VOLATILE_FUNCTIONS, ...STAYING_FUNCTIONS.keys()]
     expect(names.filter((name) => !volatile.has(name))).toEqual([])
   })
@@ -58,6 +60,8 @@ describe.skipIf(url === undefined)('against pg_proc (needs a database)', () => {
     const codes = new Map(rows.map((row) => [row.word, row.catcode]))
     // A word this server does not know as a keyword was reserved later; it is the other direction that matters.
     expect([...RESERVED].filter((word) => codes.has(word) && codes.get(word) !== 'R')).toEqual([])
+    // 16 knows JSON only as the word after IS; since 17 it is a call.
+    if (major < 17) codes.delete('json')
     expect([...SYNTAX_CALLS].filter((word) => codes.has(word) && codes.get(word) !== 'C')).toEqual([])
   })
 })

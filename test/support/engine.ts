@@ -9,7 +9,7 @@ import { resolveConfig } from '../../src/config/resolve.ts'
 import type { EventName, Events } from '../../src/core/events.ts'
 import { formatLsn } from '../../src/core/freshness.ts'
 import { PLAIN_TABLES_SQL } from '../../src/core/plain-tables.ts'
-import { BEGIN_FACTS } from '../../src/core/statements.ts'
+import { BEGIN_FACTS, WHO_ANSWERS } from '../../src/core/statements.ts'
 import type { Chance, OpenSession, Rows } from '../../src/core/types.ts'
 import { Engine } from '../../src/engine/engine.ts'
 import { execute } from '../../src/engine/execute.ts'
@@ -177,9 +177,17 @@ export function seconds(count: number): number {
   return count * 1_000
 }
 
-/** What users sent a server, without the monitor's questions and the pool's pings; of one session when `pid` is given. */
+/** What users sent to a server: without the questions of the house itself. */
+export function logged(server: ScriptedServer): ScriptedServer['log'] {
+  const ours = [PLAIN_TABLES_SQL, WHO_ANSWERS.sql, 'select 1']
+  return server.log.filter(({ sql }) => !sql.includes(PROBE) && !ours.includes(sql))
+}
+
+/** The same, the texts alone; with `pid` only those of one session. */
 export function sent(server: ScriptedServer, pid?: number): string[] {
-  return server.statements(pid).filter((sql) => !sql.includes(PROBE) && sql !== PLAIN_TABLES_SQL && sql !== 'select 1')
+  return logged(server)
+    .filter((entry) => pid === undefined || entry.pid === pid)
+    .map(({ sql }) => sql)
 }
 
 /** How often the monitor asked a server. */

@@ -127,7 +127,18 @@ describe('a connection that cannot be made', () => {
     const error = await failure(connect({ timeoutMs }))
     expect(error).toMatchObject({ code: 'SMARTPG_CONFIG', node: 'primary' })
     expect(error['faults']).toMatchObject([{ path: 'session.settings.statement_timeout' }])
-    expect(error.message).toContain('session.init')
+    // Not session.init: a SET would stay on a server connection that the pooler hands to strangers.
+    expect(error.message).toContain('ALTER ROLE')
+  })
+
+  test('because a pooler refuses what is no setting of ours does not blame session.settings', async () => {
+    const pooler = await listener((socket) =>
+      socket.once('data', () => socket.end(refusal('08P01', 'unsupported startup parameter: options'))),
+    )
+    const connect = opener(() => `${pooler.url}?options=-c%20jit%3Doff`, { settings: { timezone: 'UTC' } })
+    const error = await failure(connect({ timeoutMs }))
+    expect(error).toMatchObject({ code: 'SMARTPG_CONNECT_FAILED', message: expect.stringContaining('options') })
+    expect(error['hint']).toContain('pooler')
   })
 
   test('because PostgreSQL knows no such setting names the setting', async () => {
