@@ -8,7 +8,12 @@ import type { TestProjectInlineConfiguration } from 'vitest/config'
 
 // Projects of one group run at the same time, groups one after the other: no two projects may disturb each
 // other in one database, and no fault may be injected while someone else measures what a fault does.
-const withDatabase = (name: string, folder: string, groupOrder: number, live: string[] = []): TestProjectInlineConfiguration => ({
+const withDatabase = (
+  name: string,
+  folder: string,
+  groupOrder: number,
+  live: string[] = [],
+): TestProjectInlineConfiguration => ({
   extends: true,
   test: {
     name,

@@ -2,7 +2,7 @@
 // nothing in between.
 
 import { clients } from './clients/client.ts'
-import type { OpenClient } from './clients/client.ts'
+import type { OpenClient } from './clients/contract.ts'
 import { measure } from './round.ts'
 import type { Round, RoundPlan } from './round.ts'
 import { workloads } from './workloads.ts'

@@ -1,7 +1,7 @@
 // One round of one client: so many callers, each with one operation under way, first to warm up, then measured.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { OpenClient } from './clients/client.ts'
+import type { OpenClient } from './clients/contract.ts'
 import { percentile } from './statistics.ts'
 import type { Workload } from './workloads.ts'
 

@@ -1,12 +1,6 @@
-// What a client under measurement is: a name, and a way to open it on a server with a number of connections.
+// The clients under measurement, by name.
 
-import type { Operations } from '../workloads.ts'
-
-export interface OpenClient extends Operations {
-  close(): Promise<void>
-}
-
-export type Open = (url: string, connections: number) => OpenClient
+import type { Open } from './contract.ts'
 
 /** By name; loaded on demand, so that a process holds the code of no client but its own. */
 export const clients: { readonly [name: string]: () => Promise<Open> } = {

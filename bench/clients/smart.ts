@@ -2,7 +2,7 @@
 
 import { Kysely } from 'kysely'
 import { SmartPgDialect } from 'kysely-smart-pg'
-import type { OpenClient } from './client.ts'
+import type { OpenClient } from './contract.ts'
 import { operationsOf } from './kysely.ts'
 import type { Database } from './kysely.ts'
 

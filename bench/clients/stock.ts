@@ -2,7 +2,7 @@
 
 import { Kysely, PostgresDialect } from 'kysely'
 import { Pool } from 'pg'
-import type { OpenClient } from './client.ts'
+import type { OpenClient } from './contract.ts'
 import { operationsOf } from './kysely.ts'
 import type { Database } from './kysely.ts'
 

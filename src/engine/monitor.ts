@@ -7,11 +7,10 @@ import { judgeReplica, parseLsn, settleLsn } from '../core/freshness.ts'
 import type { OwnWrites } from '../core/own-writes.ts'
 import { PLAIN_TABLES_SQL } from '../core/plain-tables.ts'
 import type { PlainTables } from '../core/plain-tables.ts'
-import { READ_FACTS } from '../core/statements.ts'
-import type { Clock, OpenSession, Row, Session, Timer } from '../core/types.ts'
-import { within } from './clock.ts'
+import type { Clock, OpenSession, Timer } from '../core/types.ts'
 import type { Listeners } from './listeners.ts'
 import type { Node } from './node.ts'
+import { Probe } from './probe.ts'
 
 export interface MonitorOptions {
   readonly intervalMs: number
@@ -19,8 +18,6 @@ export interface MonitorOptions {
   readonly limits: { readonly maxLagMs: number; readonly maxLagBytes: number }
 }
 
-/** A probe is one round trip; a node that takes longer is not fit to be read from. */
-const PROBE_MS = 2_000
 /**
  * Between two looks while reads go to the primary because of our own writes. A replica has mostly replayed them at
  * the first look; where writes never pause it never has, and looking more often would only cost.
@@ -70,7 +67,7 @@ export class Monitor {
     },
   ) {
     const probe = ({ node, open }: { node: Node; open: OpenSession }): Probe =>
-      new Probe(node, open, ports.clock, options)
+      new Probe(node, open, ports.clock, options.connectTimeoutMs)
     this.#primary = probe(primary)
     this.#replicas = replicas.map(probe)
     this.#options = options
@@ -234,61 +231,6 @@ export class Monitor {
       lagBytes: verdict.lag.bytes,
       at: now,
     })
-  }
-}
-
-/** One node's connection for questions. Opened when first asked, given up when it fails, opened anew. */
-class Probe {
-  readonly node: Node
-  readonly #open: OpenSession
-  readonly #clock: Clock
-  readonly #connectTimeoutMs: number
-  #session: Session | null = null
-
-  constructor(node: Node, open: OpenSession, clock: Clock, options: MonitorOptions) {
-    this.node = node
-    this.#open = open
-    this.#clock = clock
-    this.#connectTimeoutMs = Math.min(options.connectTimeoutMs, PROBE_MS)
-  }
-
-  async ask(sql: string): Promise<Row[]> {
-    const session = await this.#opened()
-    session.ref()
-    try {
-      const late = (): Error => new Error(`node '${this.node.name}' did not answer a probe within ${PROBE_MS} ms`)
-      const answer = await within(this.#clock, PROBE_MS, session.send({ sql, parameters: [], facts: READ_FACTS }), late)
-      return answer.rows
-    } catch (error) {
-      if (this.#session === session) this.#session = null
-      session.destroy(error as Error)
-      throw error
-    } finally {
-      session.unref()
-    }
-  }
-
-  async close(): Promise<void> {
-    const session = this.#session
-    this.#session = null
-    await session?.close(PROBE_MS)
-  }
-
-  async #opened(): Promise<Session> {
-    if (this.#session !== null && this.#session.lost === null) return this.#session
-    const session = await this.#open({ timeoutMs: this.#connectTimeoutMs })
-    this.#session = session
-    session.unref()
-    session.onLost((reason) => {
-      if (this.#session !== session) return
-      this.#session = null
-      // The server closed it: known at once, not at the next look.
-      if (this.node.role === 'replica') {
-        const because = `connection lost: ${reason.message}`
-        this.node.observed({ fit: false, up: false, because, lagMs: null, lagBytes: null, at: this.#clock.now() })
-      }
-    })
-    return session
   }
 }
 

@@ -1,7 +1,7 @@
 // The connections to one node. Callers wait first come first served and are served by *any* connection that
 // comes free (HikariCP's prime directive), never by the one that was opened for them; idle ones are taken
 // last in first out, so that surplus ones age and can be closed. Nothing dirty, dead, expired or unasked for
-// too long is handed out. One timer serves every deadline of the waiters, so ten thousand of them cost one.
+// too long is handed out.
 
 import type { NodePoolConfig } from '../config/options.ts'
 import type { CloseReason, NodeCells } from '../core/cells.ts'
@@ -18,8 +18,8 @@ import { enforceDeadline, leaked, silent, surplus, tickMs } from './housekeeping
 import { clean, needsCleaning, ping } from './hygiene.ts'
 import type { Listeners } from './listeners.ts'
 import type { PooledSession } from './pooled-session.ts'
-import { WaitQueue } from './wait-queue.ts'
-import type { Ticket } from './wait-queue.ts'
+import type { Waiter } from './wait-queue.ts'
+import { WaitingRoom } from './waiting-room.ts'
 
 export interface PoolPorts extends ConnectorPorts {
   readonly listeners: Listeners
@@ -35,8 +35,6 @@ export interface AcquireOptions {
 
 /** After the goodbye the server closes the socket at once or not at all. */
 const CLOSE_GRACE_MS = 2_000
-/** Callers who are told at once that they have waited in vain; the rest a turn later, so that others are served too. */
-const EXPIRED_AT_ONCE = 200
 /** Who the error of an acquire that was in vain names. */
 const HOLDERS_NAMED = 3
 
@@ -49,7 +47,7 @@ export class Pool {
   readonly #idle: PooledSession[] = []
   /** Held by a lease, being asked whether it lives, or being cleaned. */
   readonly #busy = new Set<PooledSession>()
-  readonly #waiting = new WaitQueue<PooledSession>()
+  readonly #waiting: WaitingRoom<PooledSession>
   readonly #goodbyes = new Set<Promise<void>>()
   #state: 'new' | 'open' | 'draining' | 'closed' = 'new'
   #generation = 0
@@ -59,7 +57,6 @@ export class Pool {
   #validating = 0
   /** Mean time a lease holds a connection, milliseconds. */
   #useMs = 0
-  #waitTimer: Timer = null
   #tickTimer: Timer = null
   #drained: Promise<void> | null = null
   #whenEmpty: (() => void) | null = null
@@ -69,6 +66,7 @@ export class Pool {
     this.#config = config
     this.#ports = ports
     this.#cells = node.cells
+    this.#waiting = new WaitingRoom(ports.clock, (late, now, waiting) => this.#tellLate(late, now, waiting))
     this.#connector = new Connector(node, config, ports, {
       opened: (pooled) => this.#opened(pooled),
       failed: (error, startedAt, pointless) => this.#connectFailed(error, startedAt, pointless),
@@ -167,10 +165,9 @@ export class Pool {
     const stack = this.#config.leakDetectionMs > 0 ? new Error('acquired').stack : undefined
     const caller = new Caller(this.#cells, now, now + this.#config.acquireTimeoutMs, stack)
     const ticket = this.#waiting.join(caller)
-    if (signal !== undefined) caller.watch(signal, () => this.#leave(ticket))
+    if (signal !== undefined) caller.watch(signal, () => this.#waiting.leave(ticket))
     this.#serve()
     if (!ticket.left) this.#cells.waitedAcquires++
-    this.#watchDeadlines()
     this.#grow()
     return caller.served
   }
@@ -209,7 +206,7 @@ export class Pool {
     const { clock } = this.#ports
     const closed = this.#closedError()
     this.#connector.stop(closed)
-    this.#rejectAll(closed)
+    this.#waiting.rejectAll(closed)
     for (const pooled of [...this.#idle]) void this.#close(pooled, 'drain')
     if (this.#busy.size + this.#connector.connecting > 0) {
       const empty = new Promise<void>((resolve) => (this.#whenEmpty = resolve))
@@ -243,13 +240,6 @@ export class Pool {
     if (this.#tickTimer === null) this.#tick()
   }
 
-  /** Whether it still stood in the queue. */
-  #leave(ticket: Ticket<PooledSession>): boolean {
-    const waited = this.#waiting.leave(ticket)
-    if (this.#waiting.length === 0) this.#forgetDeadlines()
-    return waited
-  }
-
   /** Gives idle connections to those who wait; one that has been idle for long is asked first. */
   #serve(): void {
     if (this.#idle.length === 0) return
@@ -270,7 +260,6 @@ export class Pool {
     if (waiter !== null) {
       this.#hold(pooled, now)
       waiter.resolve(pooled, now)
-      if (this.#waiting.length === 0) this.#forgetDeadlines()
     } else {
       pooled.idleSince = now
       pooled.session.unref()
@@ -372,7 +361,6 @@ export class Pool {
 
   #planState(): PoolState {
     const { connecting, connectMs } = this.#connector
-    const head = this.#waiting.headSince()
     return {
       total: this.#standing + connecting,
       idle: this.#idle.length,
@@ -381,7 +369,7 @@ export class Pool {
       waiting: this.#waiting.length,
       useMs: this.#useMs,
       connectMs,
-      headWaitMs: head === null ? 0 : this.#ports.clock.now() - head,
+      headWaitMs: this.#waiting.headWaitMs(),
     }
   }
 
@@ -408,46 +396,14 @@ export class Pool {
     }
     this.#ports.listeners.emit('error', { node: this.#node.name, during: 'connect', error })
     // Who came after it began may be luckier: the address or the password may be another by now.
-    if (pointless && this.#standing === 0) this.#rejectAll(error, startedAt)
+    if (pointless && this.#standing === 0) this.#waiting.rejectAll(error, startedAt)
   }
 
-  /** Rejects whoever waits since `since` or longer. */
-  #rejectAll(error: unknown, since = Infinity): void {
-    for (let head = this.#waiting.headSince(); head !== null && head <= since; head = this.#waiting.headSince()) {
-      this.#waiting.next()!.reject(error)
-    }
-    if (this.#waiting.length > 0) return
-    this.#forgetDeadlines()
-  }
-
-  #watchDeadlines(): void {
-    if (this.#waitTimer !== null || this.#waiting.length === 0) return
-    const { clock } = this.#ports
-    const ms = Math.max(1, this.#waiting.earliestDeadline() - clock.now())
-    const expire = (): void => {
-      this.#waitTimer = null
-      this.#expireWaiters()
-      this.#watchDeadlines()
-    }
-    // One more turn: after a blocked event loop the connection may be here already, unread.
-    const due = (): void => void (this.#waitTimer = clock.setTimeout(expire, 1, 'awaited'))
-    this.#waitTimer = clock.setTimeout(due, ms, 'awaited')
-  }
-
-  /** Nobody waits any more, so nothing must keep the process alive for them. */
-  #forgetDeadlines(): void {
-    this.#ports.clock.clearTimeout(this.#waitTimer)
-    this.#waitTimer = null
-  }
-
-  #expireWaiters(): void {
-    const now = this.#ports.clock.now()
-    const counts = this.counts()
-    const expired = this.#waiting.expired(now, EXPIRED_AT_ONCE)
-    if (expired.length === 0) return
+  #tellLate(late: readonly Waiter<PooledSession>[], now: number, waiting: number): void {
+    const counts = { ...this.counts(), waiting }
     const holders = this.#holders(now)
     const { lastError } = this.#connector
-    for (const waiter of expired) {
+    for (const waiter of late) {
       waiter.reject(new AcquireTimeoutError(this.#node.name, now - waiter.since, counts, holders, lastError))
     }
   }

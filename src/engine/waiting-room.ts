@@ -1,0 +1,82 @@
+// The queue of a pool with its deadlines. One timer serves them all, so ten thousand waiters cost one, and it is
+// there only while somebody waits: it keeps the process alive for them, and not a moment longer.
+
+import type { Clock, Timer } from '../core/types.ts'
+import { WaitQueue } from './wait-queue.ts'
+import type { Ticket, Waiter } from './wait-queue.ts'
+
+/** Callers who are told at once that they have waited in vain; the rest a turn later, so that others are served too. */
+const EXPIRED_AT_ONCE = 200
+
+export class WaitingRoom<T> {
+  readonly #queue = new WaitQueue<T>()
+  readonly #clock: Clock
+  readonly #tell: (late: readonly Waiter<T>[], now: number, waited: number) => void
+  #timer: Timer = null
+
+  /** `tell` rejects those whose deadline has come; `waited` is how many stood in the queue with them. */
+  constructor(clock: Clock, tell: (late: readonly Waiter<T>[], now: number, waited: number) => void) {
+    this.#clock = clock
+    this.#tell = tell
+  }
+
+  get length(): number {
+    return this.#queue.length
+  }
+
+  /** How long the first in the queue has waited, milliseconds; 0 when nobody waits. */
+  headWaitMs(): number {
+    const since = this.#queue.headSince()
+    return since === null ? 0 : this.#clock.now() - since
+  }
+
+  join(waiter: Waiter<T>): Ticket<T> {
+    const ticket = this.#queue.join(waiter)
+    if (this.#timer === null) this.#watch()
+    return ticket
+  }
+
+  /** Whether it still stood in the queue. */
+  leave(ticket: Ticket<T>): boolean {
+    const waited = this.#queue.leave(ticket)
+    this.#restIfEmpty()
+    return waited
+  }
+
+  /** The one who has waited longest, now out of the queue. */
+  next(): Waiter<T> | null {
+    const waiter = this.#queue.next()
+    this.#restIfEmpty()
+    return waiter
+  }
+
+  /** Rejects whoever waits since `since` or longer. */
+  rejectAll(error: unknown, since = Infinity): void {
+    for (let head = this.#queue.headSince(); head !== null && head <= since; head = this.#queue.headSince()) {
+      this.#queue.next()!.reject(error)
+    }
+    this.#restIfEmpty()
+  }
+
+  #watch(): void {
+    const ms = Math.max(1, this.#queue.earliestDeadline() - this.#clock.now())
+    // One more turn: after a blocked event loop the connection may be here already, unread.
+    const due = (): void => void (this.#timer = this.#clock.setTimeout(() => this.#expire(), 1, 'awaited'))
+    this.#timer = this.#clock.setTimeout(due, ms, 'awaited')
+  }
+
+  #expire(): void {
+    const now = this.#clock.now()
+    const waited = this.#queue.length
+    const late = this.#queue.expired(now, EXPIRED_AT_ONCE)
+    if (late.length > 0) this.#tell(late, now, waited)
+    this.#timer = null
+    if (this.#queue.length > 0) this.#watch()
+  }
+
+  #restIfEmpty(): void {
+    if (this.#timer === null || this.#queue.length > 0) return
+    this.#clock.clearTimeout(this.#timer)
+    this.#timer = null
+  }
+}

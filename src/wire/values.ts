@@ -1,0 +1,55 @@
+// What goes wrong on a connection in this room's words, and values as the server takes them.
+
+import { prepareValue } from 'pg/lib/utils.js'
+import { SmartPgError } from '../core/errors.ts'
+
+/** PostgreSQL counts parameters in 16 bits. */
+const MAX_PARAMETERS = 65_535
+
+/** Parameters as text or bytes. Throws SMARTPG_INVALID_QUERY before anything is sent. */
+export function serialize(parameters: readonly unknown[], node: string): unknown[] {
+  if (parameters.length > MAX_PARAMETERS) {
+    throw new SmartPgError(
+      'SMARTPG_INVALID_QUERY',
+      `The query has ${parameters.length} parameters; PostgreSQL takes at most ${MAX_PARAMETERS}.`,
+      { node, phase: 'send', hint: 'Split the statement, or pass one array and use unnest() or = any($1).' },
+    )
+  }
+  const values: unknown[] = []
+  for (let i = 0; i < parameters.length; i++) {
+    try {
+      values.push(prepareValue(parameters[i]))
+    } catch (cause) {
+      throw new SmartPgError(
+        'SMARTPG_INVALID_QUERY',
+        `Parameter $${i + 1} cannot be serialized: its conversion threw.`,
+        {
+          node,
+          phase: 'send',
+          hint: 'Nothing was sent. What the conversion threw stands in `cause`.',
+          cause,
+        },
+      )
+    }
+  }
+  return values
+}
+
+/** `phase: 'send'` says that not a byte of the statement has left. */
+export function notSent(node: string, cause: unknown): SmartPgError {
+  return new SmartPgError('SMARTPG_CONNECTION_LOST', `The connection to node '${node}' is gone; nothing was sent.`, {
+    node,
+    phase: 'send',
+    retryable: true,
+    cause,
+  })
+}
+
+/** The connection ended while something was under way. */
+export function connectionLost(node: string, cause?: unknown): SmartPgError {
+  return new SmartPgError('SMARTPG_CONNECTION_LOST', `The connection to node '${node}' was lost.`, {
+    node,
+    phase: 'execute',
+    cause,
+  })
+}
