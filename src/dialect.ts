@@ -46,6 +46,8 @@ export class SmartPgDialect implements Dialect {
   readonly #listeners = new Listeners()
   readonly #handle: EngineHandle
   readonly #registry: Registry | undefined
+  /** For a second copy of Kysely, which one warning names. */
+  #looked = false
 
   constructor(options: SmartPgOptions | string) {
     this.#config = resolveConfig(options)
@@ -59,7 +61,6 @@ export class SmartPgDialect implements Dialect {
   }
 
   createDriver(): Driver {
-    warnOfSecondKysely()
     return new SmartPgDriver(this.#handle)
   }
 
@@ -168,6 +169,8 @@ export class SmartPgDialect implements Dialect {
   }
 
   #register(engine: Engine): () => void {
+    if (!this.#looked) warnOfSecondKysely()
+    this.#looked = true
     if (this.#registry === undefined) return () => undefined
     return registerPool(this.#registry, {
       pool: this.#config.name,

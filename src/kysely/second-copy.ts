@@ -1,16 +1,12 @@
 // Two copies of Kysely in one process (a linked folder with its own node_modules, a CommonJS application on
-// 0.28) look alike and are not: `db.batch` is installed on one and missing on the other. Say so once.
+// 0.28) look alike and are not: `db.batch` is installed on one and missing on the other.
 
 import { createRequire } from 'node:module'
 import { sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-let told = false
-
 /** Warns when the application resolves another copy of Kysely than this package. */
 export function warnOfSecondKysely(): void {
-  if (told) return
-  told = true
   const theirs = resolvedFrom(`${process.cwd()}${sep}index.js`)
   const ours = resolvedFrom(fileURLToPath(import.meta.url))
   if (theirs === null || ours === null || theirs === ours) return

@@ -6,17 +6,17 @@ import { Result } from 'pg'
 import type { Portal, Row } from '../core/types.ts'
 import type { PgConnection } from './pg-client.ts'
 
-let portals = 0
-
 export class PgPortal implements Portal {
-  readonly #name = `smartpg_${(portals = (portals + 1) % Number.MAX_SAFE_INTEGER).toString(36)}`
+  readonly #name: string
   readonly #sql: string
   readonly #values: unknown[]
   readonly #submit: (step: PortalStep) => Promise<Row[]>
   #state: 'unopened' | 'suspended' | 'done' = 'unopened'
   readonly #result = new Result('object', undefined as never) as unknown as PgRowParser
 
-  constructor(sql: string, values: unknown[], submit: (step: PortalStep) => Promise<Row[]>) {
+  /** `name` must be the session's only open portal of that name. */
+  constructor(name: string, sql: string, values: unknown[], submit: (step: PortalStep) => Promise<Row[]>) {
+    this.#name = name
     this.#sql = sql
     this.#values = values
     this.#submit = submit

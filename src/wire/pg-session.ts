@@ -41,6 +41,7 @@ export class PgSession implements Session, Line {
   /** Raised when the server holds a statement under our name that must not be used again. */
   #generation = 0
   #closing = false
+  #portals = 0
 
   /** Takes over an authenticated client. */
   constructor(client: PgClient, options: PgSessionOptions) {
@@ -85,7 +86,7 @@ export class PgSession implements Session, Line {
 
   openPortal(statement: Statement): Portal {
     const values = serialize(statement.parameters, this.#options.node)
-    return new PgPortal(statement.sql, values, (step) => {
+    return new PgPortal(`smartpg_${++this.#portals}`, statement.sql, values, (step) => {
       this.#enqueue(new PortalExchange(this, step))
       return step.done
     })
