@@ -60,8 +60,11 @@ const PLAIN_READ: Facts = {
 /** A read of nothing: pings, probes. */
 export const READ_FACTS: Facts = PLAIN_READ
 
+/** Does it live? Without a row, because a type parser of the user would see it. */
+export const PING: Statement = { sql: 'select 1 where false', parameters: [], facts: READ_FACTS }
+
 /** Whose session this really is. */
-export const WHO_ANSWERS: Statement = { sql: 'select pg_backend_pid() as pid', parameters: [], facts: READ_FACTS }
+export const WHO_ANSWERS: Statement = { sql: 'select pg_backend_pid()::text as pid', parameters: [], facts: READ_FACTS }
 
 /** What makes a session as new as it was. */
 export const RESET_FACTS: Facts = {

@@ -1,7 +1,7 @@
 // State and time of one dialect: the nodes, their monitor, the caches, the clock. Built by the composition
 // root from a Config and the ports; it opens nothing until it is started and holds nothing once it is stopped.
 
-import type { Config, HookConnection, NodeConfig } from '../config/options.ts'
+import type { Config, HookConnection, NodeConfig, TypeParsers } from '../config/options.ts'
 import { ConfigError, SmartPgError } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
 import { PrimaryHistory } from '../core/freshness.ts'
@@ -29,7 +29,11 @@ export interface EnginePorts {
 export interface OpenerHooks {
   readonly onAddress: (host: string, port: number) => void
   readonly onStatementsUnreliable: () => void
+  /** Instead of the configured ones. */
+  readonly types?: TypeParsers
 }
+
+const AS_TEXT: TypeParsers = { getTypeParser: () => String }
 
 /** A cancel request is one connect and one message. */
 const CANCEL_MS = 2_000
@@ -172,10 +176,11 @@ export class Engine {
   }
 
   #newNode(config: NodeConfig, role: Role, ports: EnginePorts): { node: Node; open: OpenSession } {
-    const open = ports.opener(config, {
+    const hooks: OpenerHooks = {
       onAddress: (host, port) => (node.address = { host, port }),
       onStatementsUnreliable: () => this.#names.markUnreliable(),
-    })
+    }
+    const open = ports.opener(config, hooks)
     const { onCreateConnection, session } = this.config
     const restore = (fresh: Session): Promise<void> => this.#initSession(fresh)
     const node: Node = new Node(config, role, this.config.breaker, {
@@ -190,7 +195,8 @@ export class Engine {
       restore: onCreateConnection === undefined ? restore : null,
       queryTimeoutMs: this.config.queryTimeoutMs,
     })
-    return { node, open }
+    // The monitor reads what the server said, whatever the user's type parsers make of it.
+    return { node, open: ports.opener(config, { ...hooks, types: AS_TEXT }) }
   }
 
   async #initSession(session: Session): Promise<void> {
@@ -202,8 +208,14 @@ export class Engine {
 
 /** Whether something between us and the server answers: a pooler makes up the backend's number that it gives at connect. */
 async function answersForAnother(session: Session): Promise<boolean> {
-  const { rows } = await session.send(WHO_ANSWERS)
-  return Number(rows[0]?.['pid'] ?? session.pid) !== session.pid
+  try {
+    const { rows } = await session.send(WHO_ANSWERS)
+    return Number(rows[0]?.['pid'] ?? session.pid) !== session.pid
+  } catch (error) {
+    // A type parser of the user may throw at anything; a connection that is gone says so by itself.
+    if (session.lost !== null) throw error
+    return false
+  }
 }
 
 /** An engine that several users share: the first start starts it, the last stop ends it, a later start makes a new one. */

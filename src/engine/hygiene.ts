@@ -1,7 +1,7 @@
 // What makes a connection fit for its next user: it answers, it is in no transaction, and its session state is
 // as new. Every exchange has a deadline; what does not meet it is thrown away by the caller.
 
-import { READ_FACTS, RESET_FACTS } from '../core/statements.ts'
+import { PING, RESET_FACTS } from '../core/statements.ts'
 import type { Clock, Session, Statement } from '../core/types.ts'
 import { within } from './clock.ts'
 import type { PooledSession } from './pooled-session.ts'
@@ -11,7 +11,6 @@ const PING_MS = 300
 /** Waiting for what still runs, rolling back, resetting: each. */
 const CLEANING_MS = 5_000
 
-const PING: Statement = { sql: 'select 1', parameters: [], facts: READ_FACTS }
 const ROLLBACK: Statement = { sql: 'rollback', parameters: [], facts: RESET_FACTS }
 // Settings, role, temporary tables, advisory locks, LISTEN, cursors, statements prepared by SQL, sequences' state.
 const RESET: Statement = { sql: 'discard all', parameters: [], facts: RESET_FACTS }

@@ -31,8 +31,8 @@ const REST_AFTER_MS = 10_000
 const PRIMARY_SQL = `select pg_is_in_recovery() as recovering,
   case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn() end::text as lsn,
   current_setting('wal_block_size') as block, (select setting from pg_settings where name = 'wal_segment_size') as segment`
-const REPLICA_SQL = `select pg_is_in_recovery() as recovering, pg_last_wal_receive_lsn()::text as received,
-  pg_last_wal_replay_lsn()::text as replayed, exists (select from pg_stat_wal_receiver) as receiving`
+const REPLICA_SQL = `select pg_is_in_recovery()::text as recovering, pg_last_wal_receive_lsn()::text as received,
+  pg_last_wal_replay_lsn()::text as replayed, exists (select from pg_stat_wal_receiver)::text as receiving`
 
 export class Monitor {
   readonly #primary: Probe
@@ -199,8 +199,8 @@ export class Monitor {
       const replayLsn = lsnOf(row['replayed'])
       if (replayLsn !== null) this.#ownWrites.replayed(node.name, replayLsn)
       return {
-        inRecovery: row['recovering'] === true,
-        walReceiver: row['receiving'] === true,
+        inRecovery: row['recovering'] === 'true',
+        walReceiver: row['receiving'] === 'true',
         receiveLsn: lsnOf(row['received']),
         replayLsn,
         at: this.#clock.now(),

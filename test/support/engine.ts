@@ -9,7 +9,7 @@ import { resolveConfig } from '../../src/config/resolve.ts'
 import type { EventName, Events } from '../../src/core/events.ts'
 import { formatLsn } from '../../src/core/freshness.ts'
 import { PLAIN_TABLES_SQL } from '../../src/core/plain-tables.ts'
-import { BEGIN_FACTS, WHO_ANSWERS } from '../../src/core/statements.ts'
+import { BEGIN_FACTS, PING, WHO_ANSWERS } from '../../src/core/statements.ts'
 import type { Chance, OpenSession, Rows } from '../../src/core/types.ts'
 import { Engine } from '../../src/engine/engine.ts'
 import { execute } from '../../src/engine/execute.ts'
@@ -145,7 +145,9 @@ export class Wal {
       server.on(PROBE, () => {
         const { replayed, recovering, receiving } = this.replicas[i]!
         const received = formatLsn(this.position > replayed ? this.position : replayed)
-        return { rows: [{ recovering, receiving, received, replayed: formatLsn(replayed) }] }
+        return {
+          rows: [{ recovering: `${recovering}`, receiving: `${receiving}`, received, replayed: formatLsn(replayed) }],
+        }
       })
     })
   }
@@ -179,7 +181,7 @@ export function seconds(count: number): number {
 
 /** What users sent to a server: without the questions of the house itself. */
 export function logged(server: ScriptedServer): ScriptedServer['log'] {
-  const ours = [PLAIN_TABLES_SQL, WHO_ANSWERS.sql, 'select 1']
+  const ours = [PLAIN_TABLES_SQL, WHO_ANSWERS.sql, PING.sql]
   return server.log.filter(({ sql }) => !sql.includes(PROBE) && !ours.includes(sql))
 }
 
@@ -197,7 +199,7 @@ export function probes(server: ScriptedServer): number {
 
 /** Idle connections that were asked whether they live. */
 export function pings(server: ScriptedServer, pid?: number): number {
-  return server.statements(pid).filter((sql) => sql === 'select 1').length
+  return server.statements(pid).filter((sql) => sql === PING.sql).length
 }
 
 export interface Watched<T> {
