@@ -232,3 +232,11 @@ export class BatchError extends SmartPgError {
     this.index = index
   }
 }
+
+/** For whoever uses a connection whose transaction or callback is over. */
+export function releasedError(): SmartPgError {
+  return new SmartPgError('SMARTPG_RELEASED', 'This connection was released: its transaction or callback has ended.', {
+    phase: 'send',
+    hint: 'Await every query inside the callback, and use `db` after it.',
+  })
+}

@@ -1,7 +1,7 @@
 // The spine: one statement, top to bottom. It waits for a connection, the server, and a backoff; everything
 // else is a synchronous question to core. Each step says why it stands where it stands.
 
-import { NotExecutedError, OutcomeUnknownError, SmartPgError, isSmartPgError } from '../core/errors.ts'
+import { NotExecutedError, OutcomeUnknownError, SmartPgError, isSmartPgError, releasedError } from '../core/errors.ts'
 import { nextStep } from '../core/retry.ts'
 import type { NextStep } from '../core/retry.ts'
 import type { Permit } from '../core/breaker.ts'
@@ -89,6 +89,7 @@ export async function execute(
 function bind(run: Run): PooledSession | Promise<PooledSession> {
   const { engine, hold, signal } = run
   if (signal?.aborted) throw signal.reason
+  if (hold.ended) throw releasedError()
   refuseStrangersSequences(run)
   // What follows a read on a replica may be a write, and one session must see both: the primary's.
   if (hold.pooled !== null) {
@@ -142,6 +143,12 @@ async function wait(run: Run, node: Node, because: RouteReason, permit: Permit):
     run.failedOn.push(node)
     run.failure = error
     return bind(run)
+  }
+  if (hold.ended) {
+    // Nobody awaited this statement, and the callback it stood in is over: nobody would give the connection back.
+    node.giveBackQuery(permit)
+    node.pool.release(pooled)
+    throw releasedError()
   }
   hold.take(pooled, node, because, permit)
   return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)

@@ -29,6 +29,8 @@ export class Hold {
   untimed = false
   /** The connection must not be used again. */
   discard = false
+  /** The lease has let go for good: what is still on its way to a connection must not get one. */
+  ended = false
   /** What the caller is to be told of the last statement's failure. */
   failure: unknown = undefined
 
@@ -60,6 +62,12 @@ export class Hold {
     if (facts.writes) this.wrote = written(this.wrote, facts)
     if (facts.kind === 'ddl' || facts.kind === 'unknown') this.redefined = true
     if (this.transaction === 'none' && this.node!.role === 'replica') this.readOnReplica = true
+  }
+
+  /** Gives the connection back and takes no other. */
+  end(): void {
+    this.ended = true
+    this.release()
   }
 
   /** Gives the connection back. Safe to call twice. */

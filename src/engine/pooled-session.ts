@@ -70,7 +70,8 @@ export class PooledSession {
   }
 
   settles(now: number): void {
-    this.#outstanding--
+    // One that its lease did not wait for was no longer counted.
+    this.#outstanding = Math.max(0, this.#outstanding - 1)
     this.sentAt = this.#outstanding > 0 && this.#timed ? now : 0
     this.overdue = 'no'
   }

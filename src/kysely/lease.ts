@@ -4,7 +4,7 @@
 
 import { CompiledQuery } from 'kysely'
 import type { DatabaseConnection, QueryResult, TransactionSettings } from 'kysely'
-import { SmartPgError } from '../core/errors.ts'
+import { SmartPgError, releasedError } from '../core/errors.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Rows, Statement } from '../core/types.ts'
 import type { Engine } from '../engine/engine.ts'
@@ -22,7 +22,6 @@ export interface AbortableOptions {
 export class Lease implements DatabaseConnection {
   readonly #engine: Engine
   readonly #hold = new Hold()
-  #released = false
   /** BEGIN is the next statement, whatever its text says. */
   #beginning = false
   #lastCommand: string | null = null
@@ -143,8 +142,7 @@ export class Lease implements DatabaseConnection {
   }
 
   release(): void {
-    this.#released = true
-    this.#hold.release()
+    this.#hold.end()
   }
 
   #statementOf({ sql, parameters }: CompiledQuery): Statement {
@@ -153,11 +151,7 @@ export class Lease implements DatabaseConnection {
   }
 
   #assertHeld(): void {
-    if (!this.#released) return
-    throw new SmartPgError('SMARTPG_RELEASED', 'This connection was released: its transaction or callback has ended.', {
-      phase: 'send',
-      hint: 'Await every query inside the callback, and use `db` after it.',
-    })
+    if (this.#hold.ended) throw releasedError()
   }
 }
 

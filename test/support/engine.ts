@@ -117,7 +117,7 @@ function newLease(engine: Engine): TestLease {
       hold.transaction = mode
       return execute(engine, hold, { sql: 'begin', parameters: [], facts: BEGIN_FACTS }, true)
     },
-    release: () => hold.release(),
+    release: () => hold.end(),
   }
 }
 
