@@ -60,6 +60,8 @@ export class Hold {
   sends(facts: Facts): void {
     if (facts.stateful) this.pooled!.dirty = true
     if (facts.writes) this.wrote = written(this.wrote, facts)
+    // COMMIT PREPARED brings to light what another session wrote.
+    if (facts.verb === 'commit' && !this.inTransaction) this.wrote = 'everything'
     if (facts.kind === 'ddl' || facts.kind === 'unknown') this.redefined = true
     if (this.transaction === 'none' && this.node!.role === 'replica') this.readOnReplica = true
   }

@@ -79,6 +79,14 @@ describe('own writes', () => {
     expect(await readsFrom(engine)).toBe('replica-1')
   })
 
+  test('of a prepared transaction are ours when we commit it', async () => {
+    const engine = await startedEngine({ replicas: 1 })
+    expect(await readsFrom(engine)).toBe('replica-1')
+    engine.wal.write()
+    await engine.run("commit prepared 'order-7'", { raw: true })
+    expect(await readsFrom(engine)).toBe('primary')
+  })
+
   test('are looked for within milliseconds, not at the next second', async () => {
     const engine = await startedEngine({ replicas: 1 })
     engine.wal.write()
