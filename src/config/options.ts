@@ -145,10 +145,10 @@ export type Preset = 'development' | 'staging' | 'production' | 'serverless'
 
 /** Options of SmartPgDialect. Only `primary` is needed. */
 export interface SmartPgOptions {
-  /** Where writes go. */
-  primary: ConnectionSource
+  /** Where writes go. An environment variable that is not set is refused with one clear error. */
+  primary: ConnectionSource | undefined
   /** Where reads may go. */
-  replicas?: readonly (ConnectionSource | ReplicaOptions)[]
+  replicas?: readonly (ConnectionSource | ReplicaOptions | undefined)[]
   /** Label in metrics, logs and `application_name`. Default: the database's name. */
   name?: string
   /** A set of defaults; own options win. Default `production`. */
