@@ -7,14 +7,33 @@ import { planShrink } from '../core/pool-plan.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
 import type { PooledSession } from './pooled-session.ts'
 
-/** After CancelRequest the server answers at once or not at all. */
-const CANCEL_GRACE_MS = 1_000
+/** After CancelRequest the server answers at once or not at all; with it a statement settles within its time and a second. */
+const CANCEL_GRACE_MS = 800
+/** From one look at something to the next at least this. */
+const SHORTEST_TICK_MS = 10
 
 /** How often to look: a tenth of the finest deadline, so that none is overstepped by more. */
 export function tickMs(config: NodePoolConfig, queryTimeoutMs: number): number {
   const deadlines = [queryTimeoutMs, config.leakDetectionMs, config.idleTimeoutMs, config.keepaliveMs]
   const finest = Math.min(...deadlines.filter((ms) => ms > 0).map((ms) => ms / 10))
-  return Math.min(500, Math.max(10, finest))
+  return Math.min(500, Math.max(SHORTEST_TICK_MS, finest))
+}
+
+/** How long until the next look: `tickMs`, or until something is to be done about a statement that takes too long. */
+export function untilNextLook(
+  busy: Iterable<PooledSession>,
+  now: number,
+  tick: number,
+  queryTimeoutMs: number,
+): number {
+  if (queryTimeoutMs === 0) return tick
+  let ms = tick
+  for (const { sentAt, overdue, overdueSince } of busy) {
+    if (sentAt === 0) continue
+    if (overdue === 'no') ms = Math.min(ms, sentAt + queryTimeoutMs - now)
+    else ms = Math.min(ms, overdue === 'seen' ? 0 : overdueSince + CANCEL_GRACE_MS - now)
+  }
+  return Math.max(SHORTEST_TICK_MS, ms)
 }
 
 /**
@@ -29,7 +48,7 @@ export function enforceDeadline(pooled: PooledSession, now: number, queryTimeout
     pooled.overdue = 'cancelled'
     pooled.overdueSince = now
     void pooled.cancel(CANCEL_GRACE_MS)
-  } else if (now - pooled.overdueSince > CANCEL_GRACE_MS) {
+  } else if (now - pooled.overdueSince >= CANCEL_GRACE_MS) {
     pooled.session.destroy(new Error(`no answer within queryTimeout (${queryTimeoutMs} ms), nor to a cancel request`))
     return true
   }

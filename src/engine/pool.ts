@@ -14,7 +14,7 @@ import { within } from './clock.ts'
 import { Caller } from './caller.ts'
 import { Connector } from './connector.ts'
 import type { ConnectorPorts, Host } from './connector.ts'
-import { enforceDeadline, leaked, silent, surplus, tickMs } from './housekeeping.ts'
+import { enforceDeadline, leaked, silent, surplus, tickMs, untilNextLook } from './housekeeping.ts'
 import { clean, needsCleaning, ping } from './hygiene.ts'
 import type { Listeners } from './listeners.ts'
 import type { PooledSession } from './pooled-session.ts'
@@ -58,6 +58,7 @@ export class Pool {
   /** Mean time a lease holds a connection, milliseconds. */
   #useMs = 0
   #tickTimer: Timer = null
+  #growTimer: Timer = null
   #drained: Promise<void> | null = null
   #whenEmpty: (() => void) | null = null
 
@@ -214,6 +215,7 @@ export class Pool {
     }
     for (const pooled of [...this.#busy]) this.#remove(pooled, 'drain', closed)
     if (this.#tickTimer !== null) clock.clearTimeout(this.#tickTimer)
+    if (this.#growTimer !== null) clock.clearTimeout(this.#growTimer)
     await Promise.all(this.#goodbyes)
     this.#state = 'closed'
   }
@@ -349,6 +351,20 @@ export class Pool {
     const bounds = unasked ? this.#bounds : { ...this.#bounds, min: 0, minIdle: 0 }
     const plan = planPool(this.#planState(), bounds)
     if (plan.do === 'open') this.#open(plan.count)
+    else if (plan.because === 'queue-drains-first') this.#growUnlessDrained()
+  }
+
+  /** The queue was expected to be empty before a connection could stand: when that time is over, it is looked at again. */
+  #growUnlessDrained(): void {
+    if (this.#growTimer !== null) return
+    const ms = this.#connector.connectMs - this.#waiting.headWaitMs()
+    this.#growTimer = this.#ports.clock.setTimeout(
+      () => {
+        this.#growTimer = null
+        this.#grow()
+      },
+      Math.max(1, Math.ceil(ms) + 1),
+    )
   }
 
   #open(count: number): void {
@@ -423,13 +439,14 @@ export class Pool {
   }
 
   #tick(): void {
-    this.#tickTimer = this.#ports.clock.setTimeout(
+    const { clock, queryTimeoutMs } = this.#ports
+    this.#tickTimer = clock.setTimeout(
       () => {
         this.#tickTimer = null
         this.#keepHouse()
         if (this.#state !== 'closed' && (this.counts().total > 0 || this.#waiting.length > 0)) this.#tick()
       },
-      tickMs(this.#config, this.#ports.queryTimeoutMs),
+      untilNextLook(this.#busy, clock.now(), tickMs(this.#config, queryTimeoutMs), queryTimeoutMs),
     )
   }
 

@@ -11,12 +11,26 @@ const HEADER = 5
 const KNOWN = new Set(Buffer.from('RSKZTDCENA123ntsIGHWdcvV'))
 /** Messages that end with a string, and so with a zero byte. */
 const ENDS_WITH_STRING = new Set(Buffer.from('ENSCA'))
+/** Messages whose content is always as long. */
+const LENGTHS = new Map([...Buffer.from('123nsIc')].map((type): [number, number] => [type, 4]))
+LENGTHS.set('Z'.charCodeAt(0), 5)
+/** Nobody asked for a copy, so nobody would miss the row that has become one of these. */
+const COPY = new Set(Buffer.from('dc'))
+const COPY_BEGINS = new Set(Buffer.from('GHW'))
+const COPY_ENDS = new Set(Buffer.from('CEZ'))
+const ROW_DESCRIPTION = 'T'.charCodeAt(0)
+const DATA_ROW = 'D'.charCodeAt(0)
+/** A larger message that comes in several chunks is not gathered to be checked. */
+const MOST_GATHERED = 1024 * 1024
 
 export class Framing {
   readonly #header = Buffer.alloc(HEADER)
   #headerBytes = 0
   /** Bytes of the current message still to come. */
   #left = 0
+  #copying = false
+  /** Earlier parts of a message whose fields are to be checked. */
+  #parts: Buffer[] = []
 
   /** What is wrong with the next bytes; null when nothing is. */
   fault(bytes: Buffer): string | null {
@@ -35,11 +49,27 @@ export class Framing {
       const step = Math.min(this.#left, bytes.length - at)
       at += step
       this.#left -= step
+      const type = this.#header[0]!
+      if (type === DATA_ROW || type === ROW_DESCRIPTION) {
+        const fault = this.#fieldsFault(type, bytes.subarray(at - step, at))
+        if (fault !== null) return fault
+      }
       if (this.#left > 0) return null
       this.#headerBytes = 0
-      if (ENDS_WITH_STRING.has(this.#header[0]!) && bytes[at - 1] !== 0) return 'a string without its end'
+      if (ENDS_WITH_STRING.has(type) && bytes[at - 1] !== 0) return 'a string without its end'
     }
     return null
+  }
+
+  /** pg's parser does not look where a message ends: fields that do not fill it exactly would be read from the next. */
+  #fieldsFault(type: number, part: Buffer): string | null {
+    if (this.#header.readUInt32BE(1) > MOST_GATHERED && (this.#left > 0 || this.#parts.length > 0)) return null
+    if (this.#left > 0 || this.#parts.length > 0) this.#parts.push(part)
+    if (this.#left > 0) return null
+    const content = this.#parts.length === 0 ? part : Buffer.concat(this.#parts)
+    if (this.#parts.length > 0) this.#parts = []
+    const end = type === DATA_ROW ? endOfRow(content) : endOfDescription(content)
+    return end === content.length ? null : 'fields that do not fill their message'
   }
 
   #readHeader(): string | null {
@@ -47,10 +77,40 @@ export class Framing {
     if (!KNOWN.has(type)) return `a message of unknown type 0x${type.toString(16)}`
     const length = this.#header.readUInt32BE(1)
     if (length < 4 || length > LARGEST) return `a message of length ${length}`
+    if ((LENGTHS.get(type) ?? length) !== length) return `a message '${String.fromCharCode(type)}' of length ${length}`
+    if (COPY.has(type) && !this.#copying) return 'data of a copy that nobody began'
+    if (COPY_BEGINS.has(type)) this.#copying = true
+    else if (COPY_ENDS.has(type)) this.#copying = false
     this.#left = length - 4
     if (this.#left === 0 && ENDS_WITH_STRING.has(type)) return 'a string without its end'
     return null
   }
+}
+
+/** Where the last field ends; -1 when there is no such place. */
+function endOfRow(content: Buffer): number {
+  if (content.length < 2) return -1
+  let at = 2
+  for (let fields = content.readUInt16BE(0); fields > 0; fields--) {
+    if (at + 4 > content.length) return -1
+    const length = content.readInt32BE(at)
+    // -1 is null.
+    if (length < -1) return -1
+    at += 4 + Math.max(0, length)
+  }
+  return at
+}
+
+function endOfDescription(content: Buffer): number {
+  if (content.length < 2) return -1
+  let at = 2
+  for (let fields = content.readUInt16BE(0); fields > 0; fields--) {
+    const zero = content.indexOf(0, at)
+    if (zero < 0) return -1
+    // Table, column, type, size, modifier, format.
+    at = zero + 1 + 18
+  }
+  return at
 }
 
 interface Stream {

@@ -188,7 +188,7 @@ describe('no timeout', () => {
 describe('a cancel request that is late', () => {
   test('never hits the next caller of that connection', async () => {
     const { run, primary, clock } = await startedEngine({ queryTimeout: '1s', pool: { max: 1 } })
-    primary.on('slow', { delayMs: 1_400 }).on('innocent', { delayMs: 400 })
+    primary.on('slow', { delayMs: 1_200 }).on('innocent', { delayMs: 400 })
     const slow = watched(run('select slow'))
     await clock.advance(0)
     const [session] = primary.sessions

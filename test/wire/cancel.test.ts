@@ -48,11 +48,11 @@ describe('cancel', () => {
   test('gives up at its own deadline when nobody takes the request', async () => {
     const way = await road(inject('primaryUrl'))
     const session = await open({}, way.url)
-    way.block()
+    way.silence()
     const error = await failure(session.cancel(30))
     expect(error.message).toContain('30 ms')
     // The half-made channel is not left behind.
-    await expect.poll(() => way.sockets[1]?.destroyed).toBe(true)
+    await expect.poll(() => way.connections[1]?.open).toBe(false)
   })
 
   test('rejects when the server is not there any more', async () => {
@@ -67,7 +67,7 @@ describe('cancel', () => {
     const way = await road(inject('primaryUrl'))
     const session = await open({}, way.url)
     await session.cancel(5_000)
-    const request = way.openings[1]!
+    const request = way.connections[1]!.opening
     expect(request).toHaveLength(16)
     expect([request.readInt32BE(0), request.readInt32BE(4), request.readInt32BE(8)]).toEqual([
       16,

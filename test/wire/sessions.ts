@@ -1,8 +1,8 @@
 // What the tests of this room share: sessions opened by the real opener against the real server, a server that
-// says whatever a test wants, and a road to the server that a test can watch and block.
+// says whatever a test wants, and a road to the server that a test can watch, silence and break.
 
 import { once } from 'node:events'
-import { connect, createServer } from 'node:net'
+import { createServer } from 'node:net'
 import type { Socket } from 'node:net'
 import { Client } from 'pg'
 import { inject, onTestFinished } from 'vitest'
@@ -12,6 +12,8 @@ import { systemClock } from '../../src/engine/clock.ts'
 import { sessionOpener } from '../../src/wire/open.ts'
 import type { OpenOptions } from '../../src/wire/open.ts'
 import type { PgClient } from '../../src/wire/pg-client.ts'
+import { startFaultProxy } from '../support/fault-proxy.ts'
+import type { FaultProxy } from '../support/fault-proxy.ts'
 import { freePort } from '../support/postgres/free-port.ts'
 
 /** Tests that need a server to do things to start one of their own, which TEST_DATABASE_URL and TEST_PG forbid. */
@@ -119,38 +121,11 @@ export async function listener(onConnection: (socket: Socket, index: number) => 
   return { port, url: `postgres://app@127.0.0.1:${port}/app`, sockets, close }
 }
 
-export interface Road extends Listener {
-  /** What the client sent first on each connection. */
-  readonly openings: Buffer[]
-  /** From now on nothing that is sent arrives, and new connections are taken without a word. */
-  block(): void
-}
-
-/** A road to a server: all bytes pass until it is blocked. */
-export async function road(toUrl: string): Promise<Road> {
-  const target = new URL(toUrl)
-  const openings: Buffer[] = []
-  let blocked = false
-  const taken = await listener((socket, index) => {
-    socket.once('data', (bytes) => (openings[index] = bytes))
-    if (blocked) return
-    const onward = connect(Number(target.port), target.hostname)
-    onward.on('error', () => socket.destroy())
-    onward.on('close', () => {
-      if (!blocked) socket.destroy()
-    })
-    socket.on('data', (bytes) => {
-      if (!blocked) onward.write(bytes)
-    })
-    socket.on('close', () => onward.destroy())
-    onward.on('data', (bytes) => {
-      if (!blocked) socket.write(bytes)
-    })
-  })
-  const here = new URL(toUrl)
-  here.hostname = '127.0.0.1'
-  here.port = String(taken.port)
-  return { ...taken, url: here.href, openings, block: () => (blocked = true) }
+/** A way to a server that a test can watch, silence and break; gone when the test is. */
+export async function road(toUrl: string): Promise<FaultProxy> {
+  const proxy = await startFaultProxy(toUrl)
+  onTestFinished(() => proxy.close())
+  return proxy
 }
 
 /** One message of the server: type, length, content. */

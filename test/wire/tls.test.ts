@@ -72,7 +72,7 @@ describe.skipIf(borrowed || !hasOpenssl)(`a server with TLS (${reason})`, () => 
     await session.cancel(5_000)
     expect((await sleeping)['code']).toBe('57014')
     // Both connections open with an SSLRequest: 8 bytes, of which the last four are its code.
-    expect(way.openings.map((bytes) => [bytes.length, bytes.readInt32BE(4)])).toEqual([
+    expect(way.connections.map(({ opening }) => [opening.length, opening.readInt32BE(4)])).toEqual([
       [8, 80_877_103],
       [8, 80_877_103],
     ])
