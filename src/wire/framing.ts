@@ -5,10 +5,11 @@
 import { SmartPgError } from '../core/errors.ts'
 
 /** The largest message a server may send. A bytea of 1 GiB would need more; nothing sane does. */
-const LARGEST = 64 * 1024 * 1024
-const HEADER = 5
+export const LARGEST = 64 * 1024 * 1024
+/** A type and a length. */
+export const HEADER = 5
 /** Every message type a server sends in version 3 of the protocol. */
-const KNOWN = new Set(Buffer.from('RSKZTDCENA123ntsIGHWdcvV'))
+export const KNOWN: ReadonlySet<number> = new Set(Buffer.from('RSKZTDCENA123ntsIGHWdcvV'))
 /** Messages that end with a string, and so with a zero byte. */
 const ENDS_WITH_STRING = new Set(Buffer.from('ENSCA'))
 
@@ -17,6 +18,11 @@ export class Framing {
   #headerBytes = 0
   /** Bytes of the current message still to come. */
   #left = 0
+
+  /** Every message that has begun is complete. */
+  get betweenMessages(): boolean {
+    return this.#left === 0 && this.#headerBytes === 0
+  }
 
   /** What is wrong with the next bytes; null when nothing is. */
   fault(bytes: Buffer): string | null {
@@ -56,17 +62,28 @@ export class Framing {
 interface Stream {
   listeners(event: 'data'): ((bytes: Buffer) => void)[]
   on(event: 'data', listener: (bytes: Buffer) => void): void
+  once(event: 'data', listener: (bytes: Buffer) => void): void
   off(event: 'data', listener: (bytes: Buffer) => void): void
   destroy(error: Error): void
 }
 
+/** The guard on one stream. */
+export interface Guard {
+  /** The reader behind the guard holds no part of a message. */
+  readonly betweenMessages: boolean
+  /** Settles after the next bytes. */
+  nextBytes(): Promise<void>
+  /** Hands the stream to another reader, who guards it himself; only between messages. */
+  handOver(read: (bytes: Buffer) => void): void
+}
+
 /** Puts the guard before whoever reads `stream` now. */
-export function guardFraming(stream: Stream, node: string): void {
+export function guardFraming(stream: Stream, node: string): Guard {
   const framing = new Framing()
   let broken = false
-  for (const read of stream.listeners('data')) {
+  const readers = stream.listeners('data').map((read) => {
     stream.off('data', read)
-    stream.on('data', (bytes) => {
+    return (bytes: Buffer): void => {
       if (broken) return
       try {
         const fault = framing.fault(bytes)
@@ -76,11 +93,23 @@ export function guardFraming(stream: Stream, node: string): void {
         broken = true
         stream.destroy(nonsense(node, cause))
       }
-    })
+    }
+  })
+  for (const read of readers) stream.on('data', read)
+  return {
+    nextBytes: () => new Promise((resolve) => stream.once('data', () => resolve())),
+    get betweenMessages() {
+      return framing.betweenMessages && !broken
+    },
+    handOver: (read) => {
+      stream.on('data', read)
+      for (const before of readers) stream.off('data', before)
+    },
   }
 }
 
-function nonsense(node: string, cause: unknown): SmartPgError {
+/** The connection's end when the server speaks something else. */
+export function nonsense(node: string, cause: unknown): SmartPgError {
   const what = cause instanceof Error ? cause.message : String(cause)
   return new SmartPgError('SMARTPG_CONNECTION_LOST', `Node '${node}' does not speak PostgreSQL's protocol: ${what}.`, {
     node,

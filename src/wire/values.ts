@@ -53,3 +53,16 @@ export function connectionLost(node: string, cause?: unknown): SmartPgError {
     cause,
   })
 }
+
+/** pg's messages for a client that is gone; they carry no code. */
+const CODELESS = new Set([
+  'Connection terminated',
+  'Connection terminated unexpectedly',
+  'Client was closed and is not queryable',
+  'Client has encountered a connection error and is not queryable',
+])
+
+/** pg raises some failures without a code when the socket is gone; those get a typed error. */
+export function coded(node: string, failure: Error): Error {
+  return CODELESS.has(failure.message) && !('code' in failure) ? connectionLost(node, failure) : failure
+}
