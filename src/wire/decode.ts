@@ -144,6 +144,7 @@ export class Decoder {
         return receiver.ready(statusOf(bytes, from, end))
       case BIND_COMPLETE:
       case CLOSE_COMPLETE:
+      case PARAMETER_DESCRIPTION:
         return
       case PARSE_COMPLETE:
         return receiver.parseComplete()
@@ -184,7 +185,7 @@ const [PARSE_COMPLETE, BIND_COMPLETE, CLOSE_COMPLETE] = [0x31, 0x32, 0x33]
 const [NOTIFICATION, COMMAND_COMPLETE, DATA_ROW, ERROR_RESPONSE] = [0x41, 0x43, 0x44, 0x45]
 const [COPY_IN, COPY_OUT, EMPTY_QUERY, NOTICE_RESPONSE] = [0x47, 0x48, 0x49, 0x4e]
 const [PARAMETER_STATUS, ROW_DESCRIPTION, READY_FOR_QUERY] = [0x53, 0x54, 0x5a]
-const [COPY_DONE, COPY_DATA, NO_DATA, PORTAL_SUSPENDED] = [0x63, 0x64, 0x6e, 0x73]
+const [COPY_DONE, COPY_DATA, NO_DATA, PORTAL_SUSPENDED, PARAMETER_DESCRIPTION] = [0x63, 0x64, 0x6e, 0x73, 0x74]
 
 /** One row, through the parsers of this result. A column that stands twice has its last value, as in pg. */
 export function readRow(
