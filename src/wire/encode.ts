@@ -8,6 +8,8 @@ const SLAB = 64 * 1024
 /** Below this a loop over the characters is faster than the call into Node. */
 const SHORT = 24
 
+const NOTHING = Buffer.alloc(0)
+
 /** A value as the server takes it: text, bytes, or null. */
 export type Value = string | Buffer | null | undefined
 
@@ -49,6 +51,12 @@ export class Encoder {
   take(): Buffer {
     const taken = this.#bytes.subarray(this.#from, this.#at)
     this.#from = this.#at
+    // The memory of a large statement is not held for the small ones that follow.
+    if (this.#bytes.length > SLAB) {
+      this.#bytes = NOTHING
+      this.#from = 0
+      this.#at = 0
+    }
     return taken
   }
 

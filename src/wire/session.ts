@@ -20,7 +20,7 @@ import { SteppedPortal } from './portal.ts'
 import type { Chunk, PortalSteps } from './portal.ts'
 import { PreparedStatements } from './prepared.ts'
 import type { Prepared } from './prepared.ts'
-import { notSent, serialize } from './values.ts'
+import { connectionLost, notSent, serialize } from './values.ts'
 
 export interface NativeSessionOptions extends SessionOptions {
   /** Whether something in between may hand one connection to several servers; asked anew for each statement. */
@@ -225,9 +225,15 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   }
 
   #begin(exchange: Exchange): void {
-    exchange.encode(this.#encoder)
     this.#line.push(exchange)
     this.#unflushed++
+    try {
+      exchange.encode(this.#encoder)
+    } catch (cause) {
+      // Out of memory in the middle of a message: nothing can be said on this connection any more.
+      this.destroy(connectionLost(this.options.node, cause))
+      return
+    }
     if (this.#flushing) return
     this.#flushing = true
     process.nextTick(NativeSession.#flushOf, this)
