@@ -58,7 +58,7 @@ export abstract class Exchange {
   row(bytes: Buffer, from: number, to: number): void {
     if (this.failure !== null) return
     const { shape } = this
-    if (shape == null) throw new ProtocolFault('a row without a description')
+    if (shape === null || shape === undefined) throw new ProtocolFault('a row without a description')
     try {
       // Per result, because a type parser may be set at any time.
       this.#parsers ??= this.wire.parsersFor(shape)

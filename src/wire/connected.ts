@@ -19,17 +19,22 @@ export abstract class ConnectedSession {
   readonly pid: number
   readonly client: PgClient
   lost: Error | null = null
-  protected readonly options: SessionOptions
   protected closing = false
+  /** Private for real, because it may hold keys and whoever inspects a session would see them. */
+  readonly #options: SessionOptions
   readonly #lostListeners: ((reason: Error) => void)[] = []
 
   /** Takes over an authenticated client. */
   constructor(client: PgClient, options: SessionOptions) {
     this.client = client
-    this.options = options
+    this.#options = options
     this.pid = client.processID
     client.connection.on('end', () => this.end(connectionLost(options.node)))
     client.on('error', (error) => this.end(error))
+  }
+
+  protected get options(): SessionOptions {
+    return this.#options
   }
 
   get node(): string {

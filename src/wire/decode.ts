@@ -242,7 +242,7 @@ function readDescription(fields: Fields): Description {
 function readError(bytes: Buffer, from: number, to: number): DatabaseError {
   const words = wordsOf(bytes, from, to)
   const error = new DatabaseError(words['M']!, to - from + 4, 'error')
-  return fill(error, words) as unknown as DatabaseError
+  return fill(error, words)
 }
 
 function readNotice(bytes: Buffer, from: number, to: number): Notice {

@@ -11,17 +11,17 @@ const SHORT = 24
 const NOTHING = Buffer.alloc(0)
 
 /** A value as the server takes it: text, bytes, or null. */
-export type Value = string | Buffer | null | undefined
+export type Value = string | Buffer | null
 
 /** What is too large about a statement, in words; null when nothing is. Looked at before anything is written. */
 export function tooLarge(sql: string, values: readonly Value[], limit = LARGEST_MESSAGE): string | null {
   let units = sql.length
-  for (const value of values) if (value != null) units += value.length
+  for (const value of values) if (value !== null) units += value.length
   // No UTF-16 unit takes more than three bytes: the exact count is for the few that come near.
   if (3 * units + 8 * values.length + 1024 <= limit) return null
   if (Buffer.byteLength(sql) + 1024 > limit) return 'Its text'
   let bytes = 0
-  for (const value of values) bytes += 8 + (value == null ? 0 : Buffer.byteLength(value))
+  for (const value of values) bytes += 8 + (value === null ? 0 : Buffer.byteLength(value))
   return bytes + 1024 > limit ? 'The sum of its parameters' : null
 }
 
@@ -76,9 +76,9 @@ export class Encoder {
     this.#cstring(statement)
     const count = values.length
     this.#int16(count)
-    for (let i = 0; i < count; i++) this.#int16(typeof values[i] === 'object' && values[i] !== null ? 1 : 0)
+    for (let i = 0; i < count; i++) this.#int16(values[i] !== null && typeof values[i] !== 'string' ? 1 : 0)
     this.#int16(count)
-    for (let i = 0; i < count; i++) this.#value(values[i])
+    for (let i = 0; i < count; i++) this.#value(values[i]!)
     this.#int16(0)
     this.#end(start)
   }
@@ -154,7 +154,7 @@ export class Encoder {
   }
 
   #value(value: Value): void {
-    if (value == null) {
+    if (value === null) {
       this.#int32(-1)
       return
     }

@@ -85,11 +85,7 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
 
   parsersFor({ oids, formats }: Description): readonly Parser[] {
     const { client } = this
-    const parsers = new Array<Parser>(oids.length)
-    for (let i = 0; i < oids.length; i++) {
-      parsers[i] = client.getTypeParser(oids[i] as never, formats[i] as never) as Parser
-    }
-    return parsers
+    return oids.map((oid, i) => client.getTypeParser(oid as never, formats[i]) as Parser)
   }
 
   heals(error: Error, prepared: Prepared, statement: Statement): boolean {
@@ -174,11 +170,11 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   }
 
   notice(notice: Notice): void {
-    this.client.emit('notice', notice as never)
+    this.client.emit('notice', notice)
   }
 
   notification(processId: number, channel: string, payload: string, length: number): void {
-    this.client.emit('notification', { length, processId, channel, payload, name: 'notification' } as never)
+    this.client.emit('notification', { length, processId, channel, payload, name: 'notification' })
   }
 
   parameter(parameterName: string, parameterValue: string, length: number): void {

@@ -18,7 +18,8 @@ export function serialize(parameters: readonly unknown[], node: string): unknown
   const values: unknown[] = []
   for (let i = 0; i < parameters.length; i++) {
     try {
-      values.push(prepareValue(parameters[i]))
+      // JSON.stringify may give nothing, which is null to PostgreSQL.
+      values.push(prepareValue(parameters[i]) ?? null)
     } catch (cause) {
       throw new SmartPgError(
         'SMARTPG_INVALID_QUERY',

@@ -17,7 +17,7 @@ class Recorder implements Receiver {
   copyIn = (): void => void this.told.push('copy in')
   complete = (tag: string): void => void this.told.push({ tag })
   ready = (status: string): void => void this.told.push({ status })
-  error = (error: Error): void => void this.told.push({ error: { ...error, message: error.message } })
+  error = (error: Error): void => void this.told.push({ error: Object.assign({ message: error.message }, error) })
   notice = (notice: object): void => void this.told.push({ notice: { ...notice } })
   notification = (...what: unknown[]): void => void this.told.push(what)
   parameter = (...what: unknown[]): void => void this.told.push(what)

@@ -177,7 +177,7 @@ describe('every type the server knows', () => {
         order by oid`,
     )
     expect(rows.length).toBeGreaterThan(80)
-    for (const { name, arrays } of rows) {
+    for (const { name, arrays } of rows as { name: string; arrays: boolean }[]) {
       const lists = arrays ? `, array[null, null]::${name}[] as list, '{}'::${name}[] as none` : ''
       await expectEqual(both, `select null::${name} as one${lists}`)
     }
@@ -405,7 +405,7 @@ test('notices, notifications and parameters that change are told to whoever list
   const heard = [pg, native].map((session) => {
     const client = clientOf(session)
     const told: unknown[] = []
-    client.on('notice', (notice) => told.push({ ...notice }))
+    client.on('notice', (notice) => told.push(Object.assign({}, notice)))
     client.on('notification', ({ processId, ...rest }) => told.push({ ...rest, processId: typeof processId }))
     const connection = client.connection as unknown as { on(event: string, listener: (message: object) => void): void }
     connection.on('parameterStatus', (message) => told.push({ ...message }))
@@ -453,12 +453,12 @@ describe('type parsers', () => {
     }
     await ask()
     for (const session of [both.pg, both.native]) {
-      clientOf(session).setTypeParser(20 as never, (text: string) => BigInt(text))
+      clientOf(session).setTypeParser(pgTypes.builtins.INT8, (text: string) => BigInt(text))
     }
     await ask()
-    const before = pgTypes.getTypeParser(23)
-    onTestFinished(() => pgTypes.setTypeParser(23, before as never))
-    pgTypes.setTypeParser(23, (text: string) => `global ${text}`)
+    const before = pgTypes.getTypeParser(pgTypes.builtins.INT4)
+    onTestFinished(() => pgTypes.setTypeParser(pgTypes.builtins.INT4, before as never))
+    pgTypes.setTypeParser(pgTypes.builtins.INT4, (text: string) => `global ${text}`)
     await ask()
     expect((await run(both.native, sql, [], name)).rows).toMatchObject([{ a: 'global 1', b: 2n }])
   })

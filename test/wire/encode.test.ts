@@ -27,7 +27,7 @@ test('every message is written as the protocol has it', () => {
 })
 
 test('values travel as text or bytes, null as null', () => {
-  const values = ['ä', null, undefined, '', Buffer.from([0, 255]), 'x'.repeat(100)]
+  const values = ['ä', null, null, '', Buffer.from([0, 255]), 'x'.repeat(100)]
   const expected = message(
     'B',
     'p',
