@@ -1,6 +1,7 @@
 // The rooms of the test house. `unit` touches no network; the others run against one real
-// PostgreSQL cluster, which starts only when one of their files runs. The same tests of `test/kysely` run three
-// times: against the oldest Kysely that is supported, the newest, and the next one.
+// PostgreSQL cluster, which starts only when one of their files runs. The same tests of `test/kysely` run four
+// times: against the oldest Kysely that is supported, the newest, and the next one, and once more over our own wire,
+// over which those of `test/wire` that know nothing but the Session run again, too.
 
 import { join } from 'node:path'
 import { defineConfig } from 'vitest/config'
@@ -17,11 +18,20 @@ const withDatabase = (
   extends: true,
   test: {
     name,
-    include: [`test/${folder}/**/*.test.ts`, ...live],
+    include: [folder.includes('*') ? `test/${folder}.test.ts` : `test/${folder}/**/*.test.ts`, ...live],
     globalSetup: ['test/support/one-cluster.ts'],
     sequence: { groupOrder },
   },
 })
+
+/** The same tests over `wire: 'native'`, which test support reads. */
+const overNativeWire = (project: TestProjectInlineConfiguration): TestProjectInlineConfiguration => ({
+  ...project,
+  test: { ...project.test, provide: { wire: 'native' } },
+})
+
+/** Tests that ask a Session, whichever it is. */
+const ofSessions = ['session', 'prepared', 'portal', 'cancel', 'open', 'tls']
 
 const withKysely = (name: string, entry: string, groupOrder: number): TestProjectInlineConfiguration => ({
   ...withDatabase(name, 'kysely', groupOrder),
@@ -49,11 +59,13 @@ export default defineConfig({
       },
       withDatabase('support', 'support', 1),
       withDatabase('wire', 'wire', 2, ['test/**/*.live.test.ts']),
-      withKysely('kysely-0.28', 'kysely-0.28/dist/esm/index.js', 3),
-      withKysely('kysely-0.29', 'kysely/dist/index.js', 4),
-      withKysely('kysely-next', 'kysely-next/dist/index.js', 5),
-      withDatabase('faults', 'faults', 6),
-      withDatabase('package', 'package', 7),
+      overNativeWire(withDatabase('wire-native', `wire/*(${ofSessions.join('|')})`, 3)),
+      withKysely('kysely-0.28', 'kysely-0.28/dist/esm/index.js', 4),
+      withKysely('kysely-0.29', 'kysely/dist/index.js', 5),
+      withKysely('kysely-next', 'kysely-next/dist/index.js', 6),
+      overNativeWire(withKysely('kysely-native', 'kysely/dist/index.js', 7)),
+      withDatabase('faults', 'faults', 8),
+      withDatabase('package', 'package', 9),
     ],
   },
 })

@@ -24,6 +24,7 @@ const warmUpMs = 200
 const stock = { label: 'PostgresDialect', client: 'PostgresDialect' }
 const measured = [
   { label: 'kysely-smart-pg', client: 'kysely-smart-pg' },
+  { label: 'kysely-smart-pg native', client: 'kysely-smart-pg native' },
   stock,
   { label: 'PostgresDialect again', client: 'PostgresDialect' },
 ]

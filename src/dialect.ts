@@ -25,7 +25,7 @@ import { registerPool, registry as exportedRegistry } from './telemetry/metrics.
 import { snapshotOf } from './telemetry/snapshot.ts'
 import { VERSION } from './telemetry/version.ts'
 import { faultOf } from './wire/fault-of.ts'
-import { sessionOpener } from './wire/open.ts'
+import { nativeSessionOpener, sessionOpener } from './wire/open.ts'
 
 /** One node's circuit breaker, for hands. */
 export interface BreakerControl {
@@ -154,8 +154,9 @@ export class SmartPgDialect implements Dialect {
   }
 
   #opener(node: NodeConfig, hooks: OpenerHooks): OpenSession {
-    const { ssl, types, applicationName, session, statements } = this.#config
-    return sessionOpener({
+    const { wire, ssl, types, applicationName, session, statements } = this.#config
+    const opener = wire === 'native' ? nativeSessionOpener : sessionOpener
+    return opener({
       node: node.name,
       clock: systemClock,
       target: node.target,

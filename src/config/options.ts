@@ -153,8 +153,11 @@ export interface SmartPgOptions {
   name?: string
   /** A set of defaults; own options win. Default `production`. */
   preset?: Preset
-  /** `pg`: every statement through pg's own Client.query, one at a time. Default `pg`. */
-  wire?: 'pg'
+  /**
+   * `pg`: every statement through pg's own Client.query, one at a time. `native`: our own encoder and decoder on the
+   * socket that pg has authenticated. Default `pg`.
+   */
+  wire?: 'pg' | 'native'
   /** TLS for every node that says nothing of its own. */
   ssl?: SslOptions
   /** Type parsers for this dialect alone. Default: pg's global ones. */
@@ -214,7 +217,7 @@ export interface BreakerConfig {
 export interface Config {
   readonly name: string
   readonly preset: Preset
-  readonly wire: 'pg'
+  readonly wire: 'pg' | 'native'
   readonly primary: NodeConfig
   readonly replicas: readonly NodeConfig[]
   readonly ssl: SslOptions | undefined

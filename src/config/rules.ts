@@ -78,7 +78,7 @@ export const rules = {
   primary: { kind: 'connection', default: null, derived: 'required', reloadable: false, doc: 'Where writes go.' },
   replicas: { kind: 'replicas', default: null, derived: 'none', reloadable: true, doc: 'Where reads may go; an object may add `name`, or `connect` instead of coordinates.' },
   preset: { kind: 'choice', default: 'production', choices: ['development', 'staging', 'production', 'serverless'], reloadable: false, doc: 'A set of defaults; own options win.' },
-  wire: { kind: 'choice', default: 'pg', choices: ['pg'], reloadable: false, doc: "How statements travel: `pg` sends each through pg's own Client.query, one at a time." },
+  wire: { kind: 'choice', default: 'pg', choices: ['pg', 'native'], reloadable: false, doc: "How statements travel: `pg` sends each through pg's own Client.query; `native` speaks the protocol itself on the socket that pg has authenticated." },
   ssl: { kind: 'ssl', default: null, derived: 'as pg does', reloadable: false, doc: 'TLS for every node that says nothing of its own: false, true (verified), or options of node:tls.' },
   types: { kind: 'parsers', default: null, derived: "pg's own", reloadable: false, doc: 'Type parsers for this dialect alone.' },
   applicationName: { kind: 'name', default: null, derived: '`kysely-smart-pg:` and the name, cut to 63 bytes', max: 63, reloadable: false, doc: 'What `pg_stat_activity` shows.' },

@@ -29,6 +29,8 @@ export interface EnginePorts {
 export interface OpenerHooks {
   readonly onAddress: (host: string, port: number) => void
   readonly onStatementsUnreliable: () => void
+  /** Until it is known that nothing in between answers for the server. */
+  readonly mayBePooled: () => boolean
   /** Instead of the configured ones. */
   readonly types?: TypeParsers
 }
@@ -179,6 +181,7 @@ export class Engine {
     const hooks: OpenerHooks = {
       onAddress: (host, port) => (node.address = { host, port }),
       onStatementsUnreliable: () => this.#names.markUnreliable(),
+      mayBePooled: () => node.pooled !== false,
     }
     const open = ports.opener(config, hooks)
     const { onCreateConnection, session } = this.config
@@ -207,14 +210,14 @@ export class Engine {
 }
 
 /** Whether something between us and the server answers: a pooler makes up the backend's number that it gives at connect. */
-async function answersForAnother(session: Session): Promise<boolean> {
+async function answersForAnother(session: Session): Promise<boolean | undefined> {
   try {
     const { rows } = await session.send(WHO_ANSWERS)
     return Number(rows[0]?.['pid'] ?? session.pid) !== session.pid
   } catch (error) {
     // A type parser of the user may throw at anything; a connection that is gone says so by itself.
     if (session.lost !== null) throw error
-    return false
+    return undefined
   }
 }
 

@@ -1,17 +1,15 @@
-// A named portal read in steps, for streams. Each step is one exchange that ends with ReadyForQuery, so the
-// connection is never left half read; pg-cursor's hang on a dead connection cannot happen, because every
-// step settles with the connection.
+// The steps of a portal through pg: each is what pg calls a submittable, which writes its own messages.
 
 import { Result } from 'pg'
-import type { Portal, Row } from '../core/types.ts'
+import type { Row } from '../core/types.ts'
 import type { PgConnection } from './pg-client.ts'
+import type { Chunk, PortalSteps } from './portal.ts'
 
-export class PgPortal implements Portal {
+export class PgPortalSteps implements PortalSteps {
   readonly #name: string
   readonly #sql: string
   readonly #values: unknown[]
   readonly #submit: (step: PortalStep) => Promise<Row[]>
-  #state: 'unopened' | 'suspended' | 'done' = 'unopened'
   readonly #result = new Result('object', undefined as never) as unknown as PgRowParser
 
   /** `name` must be the session's only open portal of that name. */
@@ -22,33 +20,31 @@ export class PgPortal implements Portal {
     this.#submit = submit
   }
 
-  async read(count: number): Promise<Row[]> {
-    if (this.#state === 'done') return []
-    const opening = this.#state === 'unopened'
-    const step = new PortalStep(this.#result, (connection) => {
-      if (opening) this.#open(connection)
-      connection.execute({ portal: this.#name, rows: count })
-      connection.sync()
-    })
-    try {
-      const rows = await this.#submit(step)
-      this.#state = step.suspended ? 'suspended' : 'done'
-      return rows
-    } catch (error) {
-      this.#state = 'done'
-      throw error
-    }
+  open(count: number): Promise<Chunk> {
+    return this.#read(count, true)
   }
 
-  async close(): Promise<void> {
-    if (this.#state !== 'suspended') return
-    this.#state = 'done'
-    await this.#submit(
+  next(count: number): Promise<Chunk> {
+    return this.#read(count, false)
+  }
+
+  close(): Promise<unknown> {
+    return this.#submit(
       new PortalStep(this.#result, (connection) => {
         connection.close({ type: 'P', name: this.#name })
         connection.sync()
       }),
     )
+  }
+
+  async #read(count: number, opening: boolean): Promise<Chunk> {
+    const step = new PortalStep(this.#result, (connection) => {
+      if (opening) this.#open(connection)
+      connection.execute({ portal: this.#name, rows: count })
+      connection.sync()
+    })
+    const rows = await this.#submit(step)
+    return { rows, suspended: step.suspended }
   }
 
   #open(connection: PgConnection): void {

@@ -4,7 +4,7 @@ import { Query } from 'pg'
 import type { Row, Rows, Statement } from '../core/types.ts'
 import type { PortalStep } from './cursor.ts'
 import type { PgClient } from './pg-client.ts'
-import { connectionLost } from './values.ts'
+import { coded } from './values.ts'
 
 /** It starts when the one before has ended. */
 export interface Exchange {
@@ -87,10 +87,7 @@ export class QueryExchange implements Exchange {
   }
 
   fail(reason: Error): void {
-    const { node } = this.#line
-    const failure = this.#failure ?? reason
-    // pg raises some failures without a code when the socket is gone; those get a typed error.
-    this.#reject(CODELESS.has(failure.message) && !('code' in failure) ? connectionLost(node, failure) : failure)
+    this.#reject(coded(this.#line.node, this.#failure ?? reason))
   }
 }
 
@@ -145,14 +142,6 @@ interface PgResult {
 }
 
 const NO_ROWS: Rows = { rows: [], command: null, count: null }
-/** pg's messages for a client that is gone; they carry no code. */
-const CODELESS = new Set([
-  'Connection terminated',
-  'Connection terminated unexpectedly',
-  'Client was closed and is not queryable',
-  'Client has encountered a connection error and is not queryable',
-])
-
 function rowsOf(result: PgResult | PgResult[]): Rows {
   if (!Array.isArray(result)) return { rows: result.rows, command: result.command, count: result.rowCount }
   return { rows: [], command: result.at(-1)?.command ?? null, count: null }

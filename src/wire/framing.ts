@@ -5,10 +5,11 @@
 import { SmartPgError } from '../core/errors.ts'
 
 /** The largest message a server may send. A bytea of 1 GiB would need more; nothing sane does. */
-const LARGEST = 64 * 1024 * 1024
-const HEADER = 5
+export const LARGEST = 64 * 1024 * 1024
+/** A type and a length. */
+export const HEADER = 5
 /** Every message type a server sends in version 3 of the protocol. */
-const KNOWN = new Set(Buffer.from('RSKZTDCENA123ntsIGHWdcvV'))
+export const KNOWN: ReadonlySet<number> = new Set(Buffer.from('RSKZTDCENA123ntsIGHWdcvV'))
 /** Messages that end with a string, and so with a zero byte. */
 const ENDS_WITH_STRING = new Set(Buffer.from('ENSCA'))
 /** Messages whose content is always as long. */
@@ -31,6 +32,11 @@ export class Framing {
   #copying = false
   /** Earlier parts of a message whose fields are to be checked. */
   #parts: Buffer[] = []
+
+  /** Every message that has begun is complete. */
+  get betweenMessages(): boolean {
+    return this.#left === 0 && this.#headerBytes === 0
+  }
 
   /** What is wrong with the next bytes; null when nothing is. */
   fault(bytes: Buffer): string | null {
@@ -63,11 +69,13 @@ export class Framing {
 
   /** pg's parser does not look where a message ends: fields that do not fill it exactly would be read from the next. */
   #fieldsFault(type: number, part: Buffer): string | null {
-    if (this.#header.readUInt32BE(1) > MOST_GATHERED && (this.#left > 0 || this.#parts.length > 0)) return null
-    if (this.#left > 0 || this.#parts.length > 0) this.#parts.push(part)
+    const length = this.#header.readUInt32BE(1) - 4
+    // Of a large one in several chunks no part is kept, and its last is not the whole.
+    if (length > MOST_GATHERED && part.length < length) return null
+    if (part.length < length) this.#parts.push(part)
     if (this.#left > 0) return null
-    const content = this.#parts.length === 0 ? part : Buffer.concat(this.#parts)
-    if (this.#parts.length > 0) this.#parts = []
+    const content = part.length === length ? part : Buffer.concat(this.#parts)
+    this.#parts = []
     const end = type === DATA_ROW ? endOfRow(content) : endOfDescription(content)
     return end === content.length ? null : 'fields that do not fill their message'
   }
@@ -116,17 +124,28 @@ function endOfDescription(content: Buffer): number {
 interface Stream {
   listeners(event: 'data'): ((bytes: Buffer) => void)[]
   on(event: 'data', listener: (bytes: Buffer) => void): void
+  once(event: 'data', listener: (bytes: Buffer) => void): void
   off(event: 'data', listener: (bytes: Buffer) => void): void
   destroy(error: Error): void
 }
 
+/** The guard on one stream. */
+export interface Guard {
+  /** The reader behind the guard holds no part of a message. */
+  readonly betweenMessages: boolean
+  /** Settles after the next bytes. */
+  nextBytes(): Promise<void>
+  /** Hands the stream to another reader, who guards it himself; only between messages. */
+  handOver(read: (bytes: Buffer) => void): void
+}
+
 /** Puts the guard before whoever reads `stream` now. */
-export function guardFraming(stream: Stream, node: string): void {
+export function guardFraming(stream: Stream, node: string): Guard {
   const framing = new Framing()
   let broken = false
-  for (const read of stream.listeners('data')) {
+  const readers = stream.listeners('data').map((read) => {
     stream.off('data', read)
-    stream.on('data', (bytes) => {
+    return (bytes: Buffer): void => {
       if (broken) return
       try {
         const fault = framing.fault(bytes)
@@ -136,11 +155,23 @@ export function guardFraming(stream: Stream, node: string): void {
         broken = true
         stream.destroy(nonsense(node, cause))
       }
-    })
+    }
+  })
+  for (const read of readers) stream.on('data', read)
+  return {
+    nextBytes: () => new Promise((resolve) => stream.once('data', () => resolve())),
+    get betweenMessages() {
+      return framing.betweenMessages && !broken
+    },
+    handOver: (read) => {
+      stream.on('data', read)
+      for (const before of readers) stream.off('data', before)
+    },
   }
 }
 
-function nonsense(node: string, cause: unknown): SmartPgError {
+/** The connection's end when the server speaks something else. */
+export function nonsense(node: string, cause: unknown): SmartPgError {
   const what = cause instanceof Error ? cause.message : String(cause)
   return new SmartPgError('SMARTPG_CONNECTION_LOST', `Node '${node}' does not speak PostgreSQL's protocol: ${what}.`, {
     node,

@@ -6,12 +6,15 @@ import type { ClientConfig } from 'pg'
 import type { ConnectionTarget, SslOptions, TypeParsers } from '../config/options.ts'
 import { ConfigError, SmartPgError, isSmartPgError } from '../core/errors.ts'
 import type { Clock, OpenSession, Session, Timer } from '../core/types.ts'
+import type { SessionOptions } from './connected.ts'
 import { guardFraming } from './framing.ts'
+import type { Guard } from './framing.ts'
 import { PgSession } from './pg-session.ts'
 import type { PgClient } from './pg-client.ts'
-import type { PgSessionOptions } from './pg-session.ts'
+import { NativeSession } from './session.ts'
+import type { NativeSessionOptions } from './session.ts'
 
-export interface OpenOptions extends PgSessionOptions {
+export interface OpenOptions extends SessionOptions {
   /** Asked at every connect, so that credentials and addresses may change. */
   readonly target: () => ConnectionTarget | Promise<ConnectionTarget>
   readonly ssl: SslOptions | undefined
@@ -23,19 +26,36 @@ export interface OpenOptions extends PgSessionOptions {
   readonly onAddress?: (host: string, port: number) => void
 }
 
-/** An OpenSession for one node. */
+/** An OpenSession for one node, over pg's Client.query. */
 export function sessionOpener(options: OpenOptions): OpenSession {
+  return openerOf(options, ({ client }) => new PgSession(client, options))
+}
+
+/** An OpenSession for one node, over our own wire. */
+export function nativeSessionOpener(options: OpenOptions & NativeSessionOptions): OpenSession {
+  return openerOf(options, async ({ client, guard }, waits) => {
+    // Half a message in pg's parser would be lost to ours.
+    while (!guard().betweenMessages) await waits.race(guard().nextBytes())
+    return new NativeSession(client, guard(), options)
+  })
+}
+
+function openerOf(
+  options: OpenOptions,
+  takeOver: (connected: NewClient, waits: Deadline) => Session | Promise<Session>,
+): OpenSession {
   return async ({ timeoutMs, signal }) => {
     const waits = new Deadline(options, timeoutMs, signal)
     try {
-      const client = newClient(await waits.race(Promise.resolve().then(options.target)), options)
+      const connecting = newClient(await waits.race(Promise.resolve().then(options.target)), options)
+      const { client } = connecting
       waits.onGiveUp(() => client.connection.stream.destroy())
       // pg raises late socket errors on the client; without a listener they would end the process.
       client.on('error', () => undefined)
       options.onAddress?.(client.host, client.port)
       await waits.race(client.connect())
       client.connection.stream.setKeepAlive?.(true, 10_000)
-      return new PgSession(client, options) satisfies Session
+      return await takeOver(connecting, waits)
     } catch (error) {
       throw connectError(error, options)
     } finally {
@@ -44,20 +64,27 @@ export function sessionOpener(options: OpenOptions): OpenSession {
   }
 }
 
-function newClient(target: ConnectionTarget, options: OpenOptions): PgClient {
+interface NewClient {
+  readonly client: PgClient
+  /** There from the moment pg has a stream that it reads. */
+  readonly guard: () => Guard
+}
+
+function newClient(target: ConnectionTarget, options: OpenOptions): NewClient {
   const config: ClientConfig = typeof target === 'string' ? { connectionString: target } : { ...(target as object) }
   if (options.ssl !== undefined) config.ssl ??= options.ssl as boolean
   if (options.types !== undefined) config.types = options.types as never
   config.application_name = options.applicationName
   const client = new Client(config) as unknown as PgClient & { getStartupConf(): Record<string, string> }
   const attach = client.connection.attachListeners.bind(client.connection)
+  let guard: Guard
   client.connection.attachListeners = (stream) => {
     attach(stream)
-    guardFraming(stream as never, options.node)
+    guard = guardFraming(stream as never, options.node)
   }
   const startup = client.getStartupConf.bind(client)
   client.getStartupConf = () => ({ ...startup(), ...options.settings })
-  return client
+  return { client, guard: () => guard }
 }
 
 /** One deadline and one abort over the several waits of a connect. */

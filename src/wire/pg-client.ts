@@ -10,6 +10,8 @@ export interface PgClient extends Omit<Client, 'connection'> {
   readonly connection: PgConnection
   readonly connectionParameters: { readonly ssl?: unknown }
   getTransactionStatus(): 'I' | 'T' | 'E' | null
+  /** What getTransactionStatus answers with. */
+  _txStatus: 'I' | 'T' | 'E' | null
 }
 
 export interface PgConnection {
@@ -26,6 +28,7 @@ export interface PgConnection {
   _send(message: Buffer): boolean
   attachListeners(stream: object): void
   on(event: 'readyForQuery' | 'end', listener: () => void): void
+  emit(event: 'parameterStatus', message: object): boolean
   parse(message: object): void
   bind(message: object): void
   describe(message: object): void

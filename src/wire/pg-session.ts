@@ -6,48 +6,33 @@
 
 import { LRUCache } from 'lru-cache'
 import type { Query } from 'pg'
-import type { Clock, Portal, Rows, Session, Statement, TransactionStatus } from '../core/types.ts'
-import { sendCancel } from './cancel.ts'
-import { PgPortal } from './cursor.ts'
+import type { Portal, Row, Rows, Session, Statement, TransactionStatus } from '../core/types.ts'
+import { ConnectedSession } from './connected.ts'
+import type { SessionOptions } from './connected.ts'
+import { PgPortalSteps } from './cursor.ts'
+import type { PortalStep } from './cursor.ts'
 import { Deallocation, PortalExchange, QueryExchange } from './exchange.ts'
 import type { Exchange, Line } from './exchange.ts'
 import { Outgoing } from './outgoing.ts'
 import type { PgClient } from './pg-client.ts'
-import { connectionLost, notSent, serialize } from './values.ts'
+import { SteppedPortal } from './portal.ts'
+import { notSent, serialize } from './values.ts'
 
-export interface PgSessionOptions {
-  readonly node: string
-  readonly clock: Clock
-  /** Named statements kept on the server for this connection. */
-  readonly cacheSize: number
-  /** The server had lost, or already had, a statement of ours: something between us reuses its connections. */
-  readonly onStatementsUnreliable: () => void
-}
-
-export class PgSession implements Session, Line {
-  readonly pid: number
+export class PgSession extends ConnectedSession implements Session, Line {
   status: TransactionStatus = 'idle'
-  lost: Error | null = null
-
-  readonly client: PgClient
-  readonly #options: PgSessionOptions
   readonly #queue: Exchange[] = []
   /** Names the server holds for us. One that is pushed out waits in `#doomed` until it can be deallocated. */
   readonly #prepared: LRUCache<string, true>
   readonly #doomed = new Set<string>()
-  readonly #lostListeners: ((reason: Error) => void)[] = []
   readonly #outgoing: Outgoing
   #inFlight: Exchange | null = null
   /** Raised when the server holds a statement under our name that must not be used again. */
   #generation = 0
-  #closing = false
   #portals = 0
 
   /** Takes over an authenticated client. */
-  constructor(client: PgClient, options: PgSessionOptions) {
-    this.client = client
-    this.#options = options
-    this.pid = client.processID
+  constructor(client: PgClient, options: SessionOptions) {
+    super(client, options)
     this.#outgoing = new Outgoing(client.connection)
     this.#prepared = new LRUCache({
       max: options.cacheSize,
@@ -56,16 +41,6 @@ export class PgSession implements Session, Line {
       },
     })
     client.connection.on('readyForQuery', () => this.#readyForQuery())
-    client.connection.on('end', () => this.#end(connectionLost(options.node)))
-    client.on('error', (error) => this.#end(error))
-  }
-
-  get node(): string {
-    return this.#options.node
-  }
-
-  get raw(): PgClient {
-    return this.client
   }
 
   get unanswered(): number {
@@ -75,7 +50,7 @@ export class PgSession implements Session, Line {
   send(statement: Statement): Promise<Rows> {
     let values: unknown[]
     try {
-      values = serialize(statement.parameters, this.#options.node)
+      values = serialize(statement.parameters, this.options.node)
     } catch (error) {
       return Promise.reject(error)
     }
@@ -85,23 +60,12 @@ export class PgSession implements Session, Line {
   }
 
   openPortal(statement: Statement): Portal {
-    const values = serialize(statement.parameters, this.#options.node)
-    return new PgPortal(`smartpg_${++this.#portals}`, statement.sql, values, (step) => {
+    const values = serialize(statement.parameters, this.options.node)
+    const submit = (step: PortalStep): Promise<Row[]> => {
       this.#enqueue(new PortalExchange(this, step))
       return step.done
-    })
-  }
-
-  cancel(timeoutMs: number): Promise<void> {
-    return sendCancel(this.client, this.#options.clock, timeoutMs)
-  }
-
-  ref(): void {
-    this.client.connection.stream.ref?.()
-  }
-
-  unref(): void {
-    this.client.connection.stream.unref?.()
+    }
+    return new SteppedPortal(new PgPortalSteps(`smartpg_${++this.#portals}`, statement.sql, values, submit))
   }
 
   forgetStatements(): void {
@@ -109,36 +73,6 @@ export class PgSession implements Session, Line {
     for (const name of this.#doomed) this.forget(name)
     this.#prepared.clear()
     this.#doomed.clear()
-  }
-
-  close(graceMs: number): Promise<void> {
-    if (this.lost !== null) return Promise.resolve()
-    this.#closing = true
-    this.ref()
-    return new Promise((resolve) => {
-      const { clock } = this.#options
-      const grace = clock.setTimeout(() => this.client.connection.stream.destroy(), graceMs, 'awaited')
-      this.onLost(() => {
-        clock.clearTimeout(grace)
-        resolve()
-      })
-      void this.client.end().catch(() => this.client.connection.stream.destroy())
-    })
-  }
-
-  destroy(reason: Error): void {
-    this.#closing = true
-    this.client.connection.stream.destroy()
-    this.#end(reason)
-  }
-
-  onLost(listener: (reason: Error) => void): void {
-    if (this.lost !== null) listener(this.lost)
-    else this.#lostListeners.push(listener)
-  }
-
-  onNotification(listener: (channel: string, payload: string) => void): void {
-    this.client.on('notification', (message) => listener(message.channel, message.payload ?? ''))
   }
 
   /** Hands a query to pg, whose messages for it then leave as one write instead of five. */
@@ -172,7 +106,7 @@ export class PgSession implements Session, Line {
     } else if (code === '26000' || code === '42P05') {
       if (code === '26000') this.forget(name)
       else this.client.connection.parsedStatements[name] = sql
-      this.#options.onStatementsUnreliable()
+      this.options.onStatementsUnreliable()
     } else {
       return false
     }
@@ -180,7 +114,7 @@ export class PgSession implements Session, Line {
   }
 
   #enqueue(exchange: Exchange): void {
-    if (this.lost !== null || this.#closing) exchange.fail(notSent(this.#options.node, this.lost))
+    if (this.lost !== null || this.closing) exchange.fail(notSent(this.options.node, this.lost))
     else if (this.#inFlight !== null) this.#queue.push(exchange)
     else this.begin(exchange)
   }
@@ -211,14 +145,11 @@ export class PgSession implements Session, Line {
     return undefined
   }
 
-  #end(reason: Error): void {
-    if (this.lost !== null) return
-    this.lost = reason
+  protected settleAll(reason: Error): void {
     const inFlight = this.#inFlight
     this.#inFlight = null
     inFlight?.fail(reason)
-    for (const waiting of this.#queue.splice(0)) waiting.fail(notSent(this.#options.node, reason))
-    for (const listener of this.#lostListeners.splice(0)) listener(reason)
+    for (const waiting of this.#queue.splice(0)) waiting.fail(notSent(this.options.node, reason))
   }
 }
 

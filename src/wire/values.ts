@@ -18,7 +18,8 @@ export function serialize(parameters: readonly unknown[], node: string): unknown
   const values: unknown[] = []
   for (let i = 0; i < parameters.length; i++) {
     try {
-      values.push(prepareValue(parameters[i]))
+      // JSON.stringify may give nothing, which is null to PostgreSQL.
+      values.push(prepareValue(parameters[i]) ?? null)
     } catch (cause) {
       throw new SmartPgError(
         'SMARTPG_INVALID_QUERY',
@@ -52,4 +53,17 @@ export function connectionLost(node: string, cause?: unknown): SmartPgError {
     phase: 'execute',
     cause,
   })
+}
+
+/** pg's messages for a client that is gone; they carry no code. */
+const CODELESS = new Set([
+  'Connection terminated',
+  'Connection terminated unexpectedly',
+  'Client was closed and is not queryable',
+  'Client has encountered a connection error and is not queryable',
+])
+
+/** pg raises some failures without a code when the socket is gone; those get a typed error. */
+export function coded(node: string, failure: Error): Error {
+  return CODELESS.has(failure.message) && !('code' in failure) ? connectionLost(node, failure) : failure
 }

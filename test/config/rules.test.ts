@@ -94,8 +94,8 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
   wire: {
     read: (config) => config.wire,
     default: 'pg',
-    accepted: same('pg'),
-    refused: ['native', true, ...wrongTypes],
+    accepted: same('pg', 'native'),
+    refused: ['Native', 'own', true, ...wrongTypes],
   },
   ssl: {
     read: (config) => config.ssl,

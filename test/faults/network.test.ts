@@ -23,7 +23,7 @@ interface Behind extends Opened<Tables> {
   readonly proxy: FaultProxy
 }
 
-const wires: readonly NonNullable<SmartPgOptions['wire']>[] = ['pg']
+const wires: readonly NonNullable<SmartPgOptions['wire']>[] = ['pg', 'native']
 const max = 3
 /** A connection is asked whether it lives for no other reason than the fault, and none is opened without need. */
 const still = { min: 0, minIdle: 0, initial: max, max, validateAfterIdle: '1h', keepalive: 0 } as const

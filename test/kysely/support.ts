@@ -33,6 +33,9 @@ export const takesSignals = !('Migrator' in kysely)
 
 export const hasReplicas = inject('replicaUrls').length > 0
 
+/** What the dialects of this run go over. */
+const wire = inject('wire') ?? 'pg'
+
 export interface Opened {
   readonly db: Kysely<Tables>
   readonly dialect: SmartPgDialect
@@ -81,7 +84,7 @@ export function inDatabase(): Place {
 
   const open: Place['open'] = (options = {}, config = {}) => {
     const applicationName = `test ${randomBytes(6).toString('hex')}`
-    const dialect = new SmartPgDialect({ primary: database.url, applicationName, metrics: false, ...options })
+    const dialect = new SmartPgDialect({ wire, primary: database.url, applicationName, metrics: false, ...options })
     const db = new Kysely<Tables>({ ...config, dialect })
     opened.push(db)
     return { db, dialect, applicationName: options.applicationName ?? applicationName }

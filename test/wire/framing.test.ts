@@ -64,6 +64,15 @@ describe('an answer', () => {
   })
 })
 
+test('a row of megabytes passes in chunks', () => {
+  const large = row('x'.repeat(3_000_000), 'y')
+  const framing = new Framing()
+  for (let at = 0; at < large.length; at += 65_536) expect(framing.fault(large.subarray(at, at + 65_536))).toBeNull()
+  expect(framing.fault(Buffer.concat([done, ready]))).toBeNull()
+  const rows = Buffer.concat([row('a'.repeat(100_000)), row('b'), done, ready])
+  for (let at = 0; at < rows.length; at += 1_000) expect(framing.fault(rows.subarray(at, at + 1_000))).toBeNull()
+})
+
 describe('a message', () => {
   test.each([
     ['of unknown type', message('q', Buffer.alloc(0)), 'unknown type'],

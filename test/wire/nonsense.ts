@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { READ_FACTS } from '../../src/core/statements.ts'
 import { systemClock } from '../../src/engine/clock.ts'
-import { sessionOpener } from '../../src/wire/open.ts'
+import { nativeSessionOpener, sessionOpener } from '../../src/wire/open.ts'
 
 let uncaught: string[] = []
 process.on('uncaughtException', (error) => uncaught.push(String(error)))
@@ -15,9 +15,11 @@ process.on('unhandledRejection', (error) => uncaught.push(String(error)))
 new Worker("setTimeout(() => process.kill(process.pid, 'SIGKILL'), 10_000)", { eval: true }).unref()
 
 const patienceMs = 100
+const [wire, ...urls] = process.argv.slice(2)
+const opener = wire === 'native' ? nativeSessionOpener : sessionOpener
 
 async function visit(url: string): Promise<{ connected: boolean; settled: boolean }> {
-  const open = sessionOpener({
+  const open = opener({
     node: 'primary',
     clock: systemClock,
     target: () => url,
@@ -27,6 +29,7 @@ async function visit(url: string): Promise<{ connected: boolean; settled: boolea
     settings: {},
     cacheSize: 10,
     onStatementsUnreliable: () => undefined,
+    mayBePooled: () => false,
   })
   const session = await open({ timeoutMs: patienceMs }).catch(() => null)
   if (session === null) return { connected: false, settled: true }
@@ -41,7 +44,7 @@ async function visit(url: string): Promise<{ connected: boolean; settled: boolea
   return { connected: true, settled: session.unanswered === 0 && session.lost !== null }
 }
 
-for (const url of process.argv.slice(2)) {
+for (const url of urls) {
   uncaught = []
   const seen = await visit(url)
   await sleep(10)

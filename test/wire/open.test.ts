@@ -11,7 +11,7 @@ import { freePort } from '../support/postgres/free-port.ts'
 import { startCluster } from '../support/postgres/cluster.ts'
 import type { Cluster } from '../support/postgres/cluster.ts'
 import { hba, superuserQueries } from './own-server.ts'
-import { borrowed, column, failure, listener, message, open, opener, refusal, run, welcome } from './sessions.ts'
+import { borrowed, column, failure, listener, message, open, opener, refusal, run, welcome, wire } from './sessions.ts'
 
 const timeoutMs = 10_000
 
@@ -227,7 +227,7 @@ describe('a server that speaks nonsense', () => {
         }),
       ),
     )
-    const child = [join(import.meta.dirname, 'nonsense.ts'), ...servers.map(({ url }) => url)]
+    const child = [join(import.meta.dirname, 'nonsense.ts'), wire, ...servers.map(({ url }) => url)]
     // Cut off when it does not come back: what it wrote until then tells with which server it went astray.
     const { stdout } = await promisify(execFile)(process.execPath, child).catch((cut: { stdout: string }) => cut)
     reports = stdout.split('\n')

@@ -172,7 +172,9 @@ describe('a portal whose connection dies', () => {
 
   test('by destroy settles with the reason given', async () => {
     const session = await begun()
+    const other = await outside()
     const reading = failure(session.openPortal(statement('select pg_sleep(60)')).read(2))
+    await expect.poll(() => busy(other, session.pid)).toBe(true)
     const reason = new Error('enough')
     session.destroy(reason)
     expect(await reading).toBe(reason)

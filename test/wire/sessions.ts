@@ -9,8 +9,9 @@ import { inject, onTestFinished } from 'vitest'
 import { READ_FACTS } from '../../src/core/statements.ts'
 import type { OpenSession, Rows, Session, Statement } from '../../src/core/types.ts'
 import { systemClock } from '../../src/engine/clock.ts'
-import { sessionOpener } from '../../src/wire/open.ts'
+import { nativeSessionOpener, sessionOpener } from '../../src/wire/open.ts'
 import type { OpenOptions } from '../../src/wire/open.ts'
+import type { NativeSessionOptions } from '../../src/wire/session.ts'
 import type { PgClient } from '../../src/wire/pg-client.ts'
 import { startFaultProxy } from '../support/fault-proxy.ts'
 import type { FaultProxy } from '../support/fault-proxy.ts'
@@ -19,10 +20,19 @@ import { freePort } from '../support/postgres/free-port.ts'
 /** Tests that need a server to do things to start one of their own, which TEST_DATABASE_URL and TEST_PG forbid. */
 export const borrowed = Boolean(process.env['TEST_DATABASE_URL'] ?? process.env['TEST_PG'])
 
-export type Overrides = Partial<Omit<OpenOptions, 'target'>>
+/** The wire that this run of the tests is about. */
+export const wire: 'pg' | 'native' = inject('wire') ?? 'pg'
 
-export function opener(target: OpenOptions['target'], overrides: Overrides = {}): OpenSession {
-  return sessionOpener({
+type AllOptions = OpenOptions & NativeSessionOptions
+export type Overrides = Partial<Omit<AllOptions, 'target'>>
+
+export function opener(
+  target: OpenOptions['target'],
+  overrides: Overrides = {},
+  over: 'pg' | 'native' = wire,
+): OpenSession {
+  const openerOver = over === 'native' ? nativeSessionOpener : sessionOpener
+  return openerOver({
     node: 'primary',
     clock: systemClock,
     target,
@@ -32,13 +42,14 @@ export function opener(target: OpenOptions['target'], overrides: Overrides = {})
     settings: {},
     cacheSize: 100,
     onStatementsUnreliable: () => undefined,
+    mayBePooled: () => false,
     ...overrides,
   })
 }
 
 /** A session that is gone when the test is. */
-export async function open(overrides: Overrides = {}, url = inject('primaryUrl')): Promise<Session> {
-  const session = await opener(() => url, overrides)({ timeoutMs: 10_000 })
+export async function open(overrides: Overrides = {}, url = inject('primaryUrl'), over = wire): Promise<Session> {
+  const session = await opener(() => url, overrides, over)({ timeoutMs: 10_000 })
   onTestFinished(() => session.destroy(new Error('the test is over')))
   return session
 }
