@@ -51,7 +51,7 @@ export class Decoder {
   #partial: Buffer = Buffer.alloc(1024)
   #have = 0
   #ended = false
-  /** Between the server's announcement of a copy and its end. */
+  /** The lines of a COPY … TO STDOUT come. */
   #copying = false
 
   constructor(receiver: Receiver, largest: number = LARGEST) {
@@ -137,28 +137,30 @@ export class Decoder {
   #hand(bytes: Buffer, start: number, end: number): void {
     const from = start + HEADER
     const receiver = this.#receiver
-    const type = bytes[start]!
-    // A row that has become a message of no content would be missed by nobody.
-    if (WITHOUT_CONTENT.has(type) && from !== end) throw new ProtocolFault('content where there is none')
-    if (ENDS_COPY.has(type)) this.#copying = false
-    switch (type) {
+    switch (bytes[start]) {
       case DATA_ROW:
         return receiver.row(bytes, from, end)
       case COMMAND_COMPLETE:
+        this.#copying = false
         return receiver.complete(new Fields(bytes, from, end).last())
       case READY_FOR_QUERY:
+        this.#copying = false
         return receiver.ready(statusOf(bytes, from, end))
       case BIND_COMPLETE:
       case CLOSE_COMPLETE:
+        return mustBeEmpty(from, end)
       case PARAMETER_DESCRIPTION:
         return
       case PARSE_COMPLETE:
+        mustBeEmpty(from, end)
         return receiver.parseComplete()
       case ROW_DESCRIPTION:
         return receiver.description(readDescription(new Fields(bytes, from, end)))
       case NO_DATA:
+        mustBeEmpty(from, end)
         return receiver.description(null)
       case ERROR_RESPONSE:
+        this.#copying = false
         return receiver.error(readError(bytes, from, end))
       case NOTICE_RESPONSE:
         return receiver.notice(readNotice(bytes, from, end))
@@ -171,8 +173,10 @@ export class Decoder {
         return receiver.notification(fields.int32(), fields.cstring(), fields.last(), end - start - 1)
       }
       case PORTAL_SUSPENDED:
+        mustBeEmpty(from, end)
         return receiver.portalSuspended()
       case EMPTY_QUERY:
+        mustBeEmpty(from, end)
         return receiver.emptyQuery()
       case COPY_IN:
         return receiver.copyIn()
@@ -181,11 +185,11 @@ export class Decoder {
         return
       case COPY_DATA:
       case COPY_DONE:
-        // COPY … TO STDOUT as a query: its lines are dropped, as pg does.
+        // COPY … TO STDOUT as a query: its lines are dropped, as pg does. Of a row that has become one, nobody would.
         if (!this.#copying) throw new ProtocolFault('data of a copy that nobody began')
         return
       default:
-        throw new ProtocolFault(`a message of type '${String.fromCharCode(type)}' out of place`)
+        throw new ProtocolFault(`a message of type '${String.fromCharCode(bytes[start]!)}' out of place`)
     }
   }
 }
@@ -195,17 +199,6 @@ const [NOTIFICATION, COMMAND_COMPLETE, DATA_ROW, ERROR_RESPONSE] = [0x41, 0x43, 
 const [COPY_IN, COPY_OUT, EMPTY_QUERY, NOTICE_RESPONSE] = [0x47, 0x48, 0x49, 0x4e]
 const [PARAMETER_STATUS, ROW_DESCRIPTION, READY_FOR_QUERY] = [0x53, 0x54, 0x5a]
 const [COPY_DONE, COPY_DATA, NO_DATA, PORTAL_SUSPENDED, PARAMETER_DESCRIPTION] = [0x63, 0x64, 0x6e, 0x73, 0x74]
-
-const WITHOUT_CONTENT = new Set([
-  PARSE_COMPLETE,
-  BIND_COMPLETE,
-  CLOSE_COMPLETE,
-  EMPTY_QUERY,
-  COPY_DONE,
-  NO_DATA,
-  PORTAL_SUSPENDED,
-])
-const ENDS_COPY = new Set([COMMAND_COMPLETE, ERROR_RESPONSE, READY_FOR_QUERY])
 
 /** One row, through the parsers of this result. A column that stands twice has its last value, as in pg. */
 export function readRow(
@@ -299,6 +292,10 @@ function wordsOf(bytes: Buffer, from: number, to: number): Record<string, string
   }
   fields.end()
   return words
+}
+
+function mustBeEmpty(from: number, to: number): void {
+  if (from !== to) throw new ProtocolFault('a message with something behind its end')
 }
 
 function statusOf(bytes: Buffer, from: number, to: number): 'I' | 'T' | 'E' {
