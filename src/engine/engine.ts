@@ -8,7 +8,7 @@ import { PrimaryHistory } from '../core/freshness.ts'
 import { OwnWrites } from '../core/own-writes.ts'
 import { PlainTables } from '../core/plain-tables.ts'
 import { PreparedNames, WHO_ANSWERS } from '../core/statements.ts'
-import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
+import type { Chance, Clock, OpenSession, Role, Session, Statement } from '../core/types.ts'
 import { FactsCache } from '../sql/facts-of.ts'
 import { Cluster } from './cluster.ts'
 import { digest } from './digest.ts'
@@ -145,14 +145,10 @@ export class Engine {
     return { sql, parameters, facts: this.#facts.of(sql) }
   }
 
-  factsOf(sql: string): Facts {
-    return this.#facts.of(sql)
-  }
-
   /** The name to run a text under on this node; counts that it was seen. */
   nameOf(statement: Statement, node: Node, inTransaction: boolean): string | undefined {
     // A name that a pooler has lost cannot be prepared anew within a transaction: that is gone with it.
-    if (inTransaction && node.pooled && this.config.statements.prepare === 'auto') return undefined
+    if (inTransaction && node.behindPooler && this.config.statements.prepare === 'auto') return undefined
     return this.#names.nameOf(statement.sql, statement.facts)
   }
 
@@ -181,7 +177,7 @@ export class Engine {
     const hooks: OpenerHooks = {
       onAddress: (host, port) => (node.address = { host, port }),
       onStatementsUnreliable: () => this.#names.markUnreliable(),
-      mayBePooled: () => node.pooled !== false,
+      mayBePooled: () => node.behindPooler !== false,
     }
     const open = ports.opener(config, hooks)
     const { onCreateConnection, session } = this.config
@@ -190,7 +186,7 @@ export class Engine {
       ...ports,
       open,
       prepare: async (fresh) => {
-        node.pooled ??= await answersForAnother(fresh)
+        node.behindPooler ??= await answersForAnother(fresh)
         if (session.init !== undefined) await this.#initSession(fresh)
         if (onCreateConnection !== undefined) await onCreateConnection(this.hookConnection(fresh))
       },

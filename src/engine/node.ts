@@ -44,7 +44,7 @@ export class Node implements Host {
   address = { host: '', port: 0 }
   health: Health
   /** A pooler answers here, which may hand the next statement to another server connection. Unknown until the first connect. */
-  pooled: boolean | undefined = undefined
+  behindPooler: boolean | undefined = undefined
   readonly #connecting: Breaker
   readonly #querying: Breaker
   readonly #ports: NodePorts
