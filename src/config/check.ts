@@ -1,18 +1,20 @@
 // One value against its rule. A wrong value is refused with a fault and never corrected; `undefined` comes back
 // for it, which no right value is.
 
+import { types } from 'node:util'
 import type { ConfigFault } from '../core/errors.ts'
 import { checkSsl } from './connection.ts'
 import { kindOf, pathOf, shown } from './describe.ts'
 import { durationForms, durationMs, durationText } from './duration.ts'
 import { nearestName } from './nearest.ts'
 import type { Kind, NodeValues, Rule } from './rules.ts'
-import { hasMethod, isObject, ownEntries, safeEntries } from './own.ts'
+import { hasMethod, isObject, itemsOf, ownEntries, safeEntries } from './own.ts'
 
 /** Checks a value that is the same for every node. Nodes' addresses are checked in nodes.ts. */
 export function checkValue(rule: Rule, path: string, value: unknown, faults: ConfigFault[]): unknown {
   if (rule.kind === 'settings') return checkSettings(value, path, faults)
   if (rule.kind === 'ssl') return checkSsl(value, path, faults)
+  if (rule.kind === 'texts') return checkTexts(value, path, faults)
   const accepted = accept[rule.kind as SimpleKind](value, rule)
   if (accepted === undefined) faults.push({ path, received: received(rule.kind, value), expected: expectedOf(rule) })
   return accepted
@@ -48,7 +50,7 @@ function expectedOf(rule: Rule): string {
   return rule.kind === 'duration' ? `${expectation(rule)}: ${durationForms}` : expectation(rule)
 }
 
-type SimpleKind = Exclude<Kind, 'settings' | 'ssl' | 'connection' | 'replicas'>
+type SimpleKind = Exclude<Kind, 'settings' | 'ssl' | 'texts' | 'connection' | 'replicas'>
 
 /** What an object of a stranger must be able to do; more is not asked, so that any logger will do. */
 const methodsOf = {
@@ -75,11 +77,13 @@ const accept: { readonly [K in SimpleKind]: (value: unknown, rule: Rule) => unkn
   choice: (value, rule) => rule.choices!.find((choice) => choice === value),
   name: (value, rule) => (typeof value === 'string' && isLabel(value, rule.max!) ? value : undefined),
   hook: called,
-  init: (value) => (typeof value === 'string' && value.trim() !== '' && !value.includes('\0') ? value : called(value)),
+  init: (value) => (isSql(value) ? value : called(value)),
   parsers: able,
   registry: able,
   logger: able,
 }
+
+const isSql = (value: unknown) => typeof value === 'string' && value.trim() !== '' && !value.includes('\0')
 
 /** A URL as a name would carry its password into every metric and log line. */
 function isLabel(value: string, maxBytes: number): boolean {
@@ -109,6 +113,7 @@ export function expectation(rule: Rule): string {
     name: () => `text of 1 to ${rule.max} bytes that is no URL`,
     hook: () => 'a function',
     init: () => 'SQL or a function',
+    texts: () => 'an array of SQL texts, compared exactly, and of RegExps without the flags g and y',
     settings: () => 'an object of setting names and values',
     ssl: () => 'true, false or an object of TLS options',
     parsers: () => `an object with the methods ${methodsOf.parsers.join(', ')}`,
@@ -119,6 +124,31 @@ export function expectation(rule: Rule): string {
   }
   const one = words[rule.kind]()
   return rule.section ? `${one} or an object` : rule.perNode ? `${one}, or one per node name` : one
+}
+
+function checkTexts(value: unknown, path: string, faults: ConfigFault[]): readonly (string | RegExp)[] | undefined {
+  if (!Array.isArray(value)) {
+    faults.push({ path, received: kindOf(value), expected: 'an array of SQL texts and RegExps' })
+    return undefined
+  }
+  const before = faults.length
+  const texts = itemsOf(value).map((item, index) => checkText(item, pathOf(path, index), faults))
+  return faults.length > before ? undefined : Object.freeze(texts as (string | RegExp)[])
+}
+
+function checkText(value: unknown, path: string, faults: ConfigFault[]): string | RegExp | undefined {
+  if (isSql(value)) return value as string
+  if (!types.isRegExp(value)) {
+    faults.push({ path, received: kindOf(value), expected: 'SQL or a RegExp' })
+    return undefined
+  }
+  // A copy, so that nothing the user does to his own reaches us; its flags are what it was made with.
+  const copy = new RegExp(value)
+  const stateful = /[gy]/.exec(copy.flags)
+  if (stateful === null) return Object.freeze(copy)
+  const expected = 'a RegExp without the flags g and y, with which it answers differently each time it is asked'
+  faults.push({ path, received: `a RegExp with the flag ${stateful[0]}`, expected })
+  return undefined
 }
 
 /** The startup message's own keys, which are no settings, and two settings that options or pg already decide. */

@@ -67,6 +67,10 @@ export interface PoolOptions {
   keepalive?: Duration
   /** Reports a lease held for longer, with the acquiring stack. Default 0 = off; 60 s in development. */
   leakDetection?: Duration
+  /** Autocommit statements share connections; false: every statement rides alone. Default true. */
+  lanes?: boolean
+  /** Plain writes share connections as well, each under a `lock_timeout` of 20 ms; needs the native wire. Default false. */
+  pipelineWrites?: boolean
 }
 
 /** A connection as a hook sees it: run SQL on it with `executeQuery(CompiledQuery.raw(…))`. */
@@ -89,6 +93,13 @@ export interface StatementOptions {
   prepare?: 'auto' | 'never' | 'always'
   /** Named statements kept per connection. Default 1000. */
   cacheSize?: number
+  /** Statements that are never named: exact texts, or RegExps without the flags `g` and `y`. Default none. */
+  never?: readonly (string | RegExp)[]
+}
+
+export interface TransactionOptions {
+  /** BEGIN leaves together with the first statement; false: it is sent, and answered, by itself. Default true. */
+  lazyBegin?: boolean
 }
 
 export interface RoutingOptions {
@@ -154,10 +165,10 @@ export interface SmartPgOptions {
   /** A set of defaults; own options win. Default `production`. */
   preset?: Preset
   /**
-   * `pg`: every statement through pg's own Client.query, one at a time. `native`: our own encoder and decoder on the
-   * socket that pg has authenticated. Default `pg`.
+   * `native`: our own encoder and decoder on the socket that pg has authenticated. `pg`: every statement through pg's
+   * own Client.query, one at a time, for tools that patch it. Default `native`.
    */
-  wire?: 'pg' | 'native'
+  wire?: 'native' | 'pg'
   /** TLS for every node that says nothing of its own. */
   ssl?: SslOptions
   /** Type parsers for this dialect alone. Default: pg's global ones. */
@@ -167,6 +178,7 @@ export interface SmartPgOptions {
   pool?: PoolOptions
   session?: SessionOptions
   statements?: StatementOptions
+  transactions?: TransactionOptions
   /** Called once for each physical connection. */
   onCreateConnection?: (connection: HookConnection) => void | Promise<void>
   /** Called and awaited before the first statement of every lease. */
@@ -204,6 +216,8 @@ export interface NodePoolConfig {
   readonly validateAfterIdleMs: number
   readonly keepaliveMs: number
   readonly leakDetectionMs: number
+  readonly lanes: boolean
+  readonly pipelineWrites: boolean
 }
 
 export interface BreakerConfig {
@@ -217,7 +231,7 @@ export interface BreakerConfig {
 export interface Config {
   readonly name: string
   readonly preset: Preset
-  readonly wire: 'pg' | 'native'
+  readonly wire: 'native' | 'pg'
   readonly primary: NodeConfig
   readonly replicas: readonly NodeConfig[]
   readonly ssl: SslOptions | undefined
@@ -227,7 +241,13 @@ export interface Config {
     readonly init: SessionOptions['init'] | undefined
     readonly settings: { readonly [setting: string]: string }
   }
-  readonly statements: { readonly prepare: 'auto' | 'never' | 'always'; readonly cacheSize: number }
+  readonly statements: {
+    readonly prepare: 'auto' | 'never' | 'always'
+    readonly cacheSize: number
+    /** The RegExps are copies, without state and frozen. */
+    readonly never: readonly (string | RegExp)[]
+  }
+  readonly transactions: { readonly lazyBegin: boolean }
   readonly onCreateConnection: SmartPgOptions['onCreateConnection'] | undefined
   readonly onReserveConnection: SmartPgOptions['onReserveConnection'] | undefined
   readonly routing: {

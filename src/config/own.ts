@@ -13,6 +13,11 @@ export function ownEntries(value: object): [string, unknown][] {
   return Object.keys(value).map((key) => [key, read(value, key)])
 }
 
+/** The items of an array, holes as undefined. */
+export function itemsOf(value: readonly unknown[]): unknown[] {
+  return Array.from({ length: value.length }, (_, index) => read(value, String(index)))
+}
+
 /** Names that JSON can carry and that would reach a prototype when somebody later assigns by name. */
 const dangerous = new Set(['__proto__', 'constructor', 'prototype'])
 

@@ -30,6 +30,7 @@ export function resolveConfig(options: unknown): Config {
   const nodes = replicas.names && ['primary', ...replicas.names]
   const layers = layersOf(given ?? new Map(), nodes, faults)
   checkOrder(layers, nodes ?? ['primary'], faults)
+  checkWire(layers, faults)
   if (faults.length > 0) throw new ConfigError(faults)
   return configOf(layers, primary as Source, replicas.sources)
 }
@@ -144,6 +145,12 @@ function checkOrder(layers: Layers, nodes: readonly string[], faults: ConfigFaul
   }
 }
 
+/** pg's own Client waits for each answer, so that nothing can ride behind a write. */
+function checkWire(layers: Layers, faults: ConfigFault[]): void {
+  if (valueOf(layers, 'wire') !== 'pg' || !valueOf(layers, 'pool.pipelineWrites')) return
+  faults.push({ path: 'pool.pipelineWrites', received: 'true', expected: "false, or `wire: 'native'`" })
+}
+
 function configOf(layers: Layers, primary: Source, replicas: readonly NamedSource[]): Config {
   const value = <P extends OptionPath>(path: P) => valueOf(layers, path)
   const name = value('name') ?? cutToLabel(primary.database ?? 'postgres')
@@ -165,7 +172,12 @@ function configOf(layers: Layers, primary: Source, replicas: readonly NamedSourc
       init: value('session.init'),
       settings: Object.freeze(value('session.settings') ?? {}),
     }),
-    statements: Object.freeze({ prepare: value('statements.prepare'), cacheSize: value('statements.cacheSize') }),
+    statements: Object.freeze({
+      prepare: value('statements.prepare'),
+      cacheSize: value('statements.cacheSize'),
+      never: value('statements.never') ?? Object.freeze([]),
+    }),
+    transactions: Object.freeze({ lazyBegin: value('transactions.lazyBegin') }),
     onCreateConnection: value('onCreateConnection'),
     onReserveConnection: value('onReserveConnection'),
     routing: Object.freeze({
@@ -205,6 +217,8 @@ function nodeOf({ name, source }: NamedSource, layers: Layers): NodeConfig {
     validateAfterIdleMs: valueOf(layers, 'pool.validateAfterIdle'),
     keepaliveMs: valueOf(layers, 'pool.keepalive'),
     leakDetectionMs: valueOf(layers, 'pool.leakDetection'),
+    lanes: valueOf(layers, 'pool.lanes'),
+    pipelineWrites: valueOf(layers, 'pool.pipelineWrites'),
   }
   return Object.freeze({ name, target: Object.freeze(source.target), pool: Object.freeze(pool) })
 }

@@ -10,6 +10,7 @@ type SectionName =
   | 'pool'
   | 'session'
   | 'statements'
+  | 'transactions'
   | 'routing'
   | 'maxLag'
   | 'failover'
@@ -37,6 +38,7 @@ export interface Kinds {
   name: string
   hook: NonNullable<SmartPgOptions['onCreateConnection']>
   init: NonNullable<SessionOptions['init']>
+  texts: readonly (string | RegExp)[]
   settings: { readonly [setting: string]: string }
   ssl: SslOptions
   parsers: TypeParsers
@@ -78,7 +80,7 @@ export const rules = {
   primary: { kind: 'connection', default: null, derived: 'required', reloadable: false, doc: 'Where writes go.' },
   replicas: { kind: 'replicas', default: null, derived: 'none', reloadable: true, doc: 'Where reads may go; an object may add `name`, or `connect` instead of coordinates.' },
   preset: { kind: 'choice', default: 'production', choices: ['development', 'staging', 'production', 'serverless'], reloadable: false, doc: 'A set of defaults; own options win.' },
-  wire: { kind: 'choice', default: 'pg', choices: ['pg', 'native'], reloadable: false, doc: "How statements travel: `pg` sends each through pg's own Client.query; `native` speaks the protocol itself on the socket that pg has authenticated." },
+  wire: { kind: 'choice', default: 'native', choices: ['native', 'pg'], reloadable: false, doc: "How statements travel: `native` speaks the protocol itself on the socket that pg has authenticated; `pg` sends each through pg's own Client.query, one at a time, for tools that patch it." },
   ssl: { kind: 'ssl', default: null, derived: 'as pg does', reloadable: false, doc: 'TLS for every node that says nothing of its own: false, true (verified), or options of node:tls.' },
   types: { kind: 'parsers', default: null, derived: "pg's own", reloadable: false, doc: 'Type parsers for this dialect alone.' },
   applicationName: { kind: 'name', default: null, derived: '`kysely-smart-pg:` and the name, cut to 63 bytes', max: 63, reloadable: false, doc: 'What `pg_stat_activity` shows.' },
@@ -94,10 +96,14 @@ export const rules = {
   'pool.validateAfterIdle': { kind: 'duration', default: '500ms', min: 0, max: longestMs, reloadable: true, doc: 'A connection idle for longer is asked whether it lives before it is handed out.' },
   'pool.keepalive': { kind: 'duration', default: '30s', min: 0, max: longestMs, reloadable: true, doc: 'Idle connections are pinged this often; 0 = never.' },
   'pool.leakDetection': { kind: 'duration', default: 0, min: 0, max: longestMs, reloadable: true, doc: 'Reports a connection held for longer, with the stack that took it; 0 = off.' },
+  'pool.lanes': { kind: 'boolean', default: true, reloadable: true, doc: 'Autocommit statements share connections; false: every statement rides alone.' },
+  'pool.pipelineWrites': { kind: 'boolean', default: false, reloadable: true, doc: "Plain writes share connections as well, each under a `lock_timeout` of 20 ms; for direct connections, and not with `wire: 'pg'`." },
   'session.init': { kind: 'init', default: null, derived: 'none', reloadable: false, doc: 'SQL or a function, run once on every new connection and again after each reset.' },
   'session.settings': { kind: 'settings', default: null, derived: 'none', reloadable: false, doc: 'Server settings sent with the startup message, such as `statement_timeout` or `search_path`.' },
   'statements.prepare': { kind: 'choice', default: 'auto', choices: ['auto', 'never', 'always'], reloadable: true, doc: 'Named prepared statements; `auto`: for what repeats, until the server shows it cannot.' },
   'statements.cacheSize': { kind: 'integer', default: 1000, min: 1, max: 100_000, reloadable: true, doc: 'Named statements kept per connection.' },
+  'statements.never': { kind: 'texts', default: null, derived: 'none', reloadable: true, doc: 'Statements that are never named.' },
+  'transactions.lazyBegin': { kind: 'boolean', default: true, reloadable: true, doc: 'BEGIN leaves together with the first statement; false: it is sent, and answered, by itself.' },
   onCreateConnection: { kind: 'hook', default: null, derived: 'none', reloadable: false, doc: 'Called once for each physical connection.' },
   onReserveConnection: { kind: 'hook', default: null, derived: 'none', reloadable: false, doc: 'Called and awaited before the first statement of every lease.' },
   'routing.readWriteSplit': { kind: 'boolean', default: null, derived: 'true when there are replicas', reloadable: true, doc: 'Reads may go to replicas; false: all to the primary.' },

@@ -137,6 +137,9 @@ export class NodeCells {
   /** Statements that a replica refused and that then ran on the primary. */
   reruns = 0
 
+  /** Reads sent once more on another connection, because what stood before them did not move. */
+  resent = 0
+
   /** `routed[target][reason]`, by the role the node had then: a failover must not rewrite the past. */
   readonly routed = each(ROLES, () => each(ROUTE_REASONS, zero))
 

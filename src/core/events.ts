@@ -53,6 +53,17 @@ export interface RetryEvent {
   readonly because: string
 }
 
+/** A text runs unnamed from now on: the plan that the server kept for its name was far worse than those before. */
+export interface PlanRegressionEvent {
+  readonly node: string
+  /** Verb and tables. */
+  readonly summary: string
+  /** Mean time on the server, outliers cut, while it was planned for its parameters each time. */
+  readonly baselineMs: number
+  /** The same of its last runs. */
+  readonly nowMs: number
+}
+
 /** A failure in the background that no caller saw. */
 export interface BackgroundErrorEvent {
   readonly node?: string
@@ -66,6 +77,7 @@ export interface Events {
   leak: LeakEvent
   node: NodeEvent
   retry: RetryEvent
+  'plan-regression': PlanRegressionEvent
   error: BackgroundErrorEvent
 }
 

@@ -7,9 +7,10 @@ export interface PoolState {
   readonly total: number
   readonly idle: number
   readonly connecting: number
+  /** Who cannot go on before another connection comes free; of those who may share one, a connection's worth counts as one. */
   readonly waiting: number
-  /** Mean time a connection is held by one caller, milliseconds; 0 while unknown. */
-  readonly useMs: number
+  /** How long one connection would need to serve all who wait, milliseconds; Infinity while unknown. */
+  readonly workMs: number
   /** Mean time a connect takes, milliseconds; 0 while unknown. */
   readonly connectMs: number
   /** How long the first in the queue has waited, milliseconds. */
@@ -53,9 +54,9 @@ export function planPool(state: PoolState, bounds: PoolBounds): PoolPlan {
 /** Q·W/N against the measured connect time: a connection that arrives after the queue is empty is waste. */
 function queueDrainsFirst(state: PoolState): boolean {
   const serving = state.total - state.connecting
-  if (serving === 0 || state.useMs === 0 || state.connectMs === 0) return false
+  if (serving === 0 || state.connectMs === 0) return false
   if (state.headWaitMs > state.connectMs) return false
-  return (state.waiting * state.useMs) / serving < state.connectMs
+  return state.workMs / serving < state.connectMs
 }
 
 /** How many of the idle connections, longest idle first, may be closed. */

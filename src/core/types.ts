@@ -50,6 +50,14 @@ export interface Rows {
   readonly command: string | null
   /** The number in the command tag; null when the tag has none. */
   readonly count: number | null
+  /** How often this connection has run the statement under its name, this time included; absent when it ran unnamed. */
+  readonly executions?: number
+}
+
+/** Who asked and hears how it ended: one of the two, once. */
+export interface Asker {
+  resolve(rows: Rows): void
+  reject(error: Error): void
 }
 
 /** ReadyForQuery's status byte in words. */
@@ -65,8 +73,23 @@ export interface Session {
   readonly unanswered: number
   /** Why the connection is gone, or null while it lives. */
   readonly lost: Error | null
+  /** Whether more may be sent before an answer has come; where not, statements wait for each other here. */
+  readonly pipelines: boolean
+  /** Statements that will leave with the one write of this turn of the event loop. */
+  readonly unflushed: number
+  /** Bytes of the statements that are not answered yet. */
+  readonly bytesUnanswered: number
   /** Settles only after ReadyForQuery, or when the connection is gone. */
   send(statement: Statement): Promise<Rows>
+  /** The same for somebody who needs no promise: `asker` hears of it within the read that brought the answer. */
+  ask(statement: Statement, asker: Asker): void
+  /**
+   * All in one write and under one Sync: of what stands behind a failed one nothing is executed, and it rejects with
+   * NotExecutedError. Every promise settles when all have ended. Only where `pipelines`; one statement to a text.
+   */
+  sendTogether(statements: readonly Statement[]): Promise<Rows>[]
+  /** Called after every read that brought at least one answer, when all its answers have been told. */
+  onRead(listener: () => void): void
   /** A portal of its own for streams; must stand in a transaction. */
   openPortal(statement: Statement): Portal
   /** Asks the server to cancel what runs now, by the wire's CancelRequest on a channel of its own. */
@@ -104,6 +127,8 @@ export type OpenSession = (options: { timeoutMs: number; signal?: AbortSignal })
 export interface Clock {
   now(): number
   setTimeout(run: () => void, ms: number, awaited?: 'awaited'): Timer
+  /** Runs when the event loop has come round: what lay in the sockets has been read by then. */
+  nextTurn(run: () => void): void
   clearTimeout(timer: Timer): void
 }
 /** What setTimeout gave; clearing nothing is no fault. */

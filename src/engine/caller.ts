@@ -1,26 +1,23 @@
-// Somebody who waits for a connection. A class, because thousands wait at once and closures cost more.
+// Somebody who waits for a connection, or for a place on one. A class, because thousands wait at once and closures cost more.
 
 import type { NodeCells } from '../core/cells.ts'
 import { AcquireTimeoutError } from '../core/errors.ts'
-import type { PooledSession } from './pooled-session.ts'
 import type { Waiter } from './wait-queue.ts'
 
-export class Caller implements Waiter<PooledSession> {
+export class Caller<T> implements Waiter<T> {
   readonly since: number
   readonly deadline: number
   /** Settles when the wait is over. */
-  readonly served: Promise<PooledSession>
+  readonly served: Promise<T>
   readonly #cells: NodeCells
-  readonly #stack: string | undefined
-  #resolve!: (pooled: PooledSession) => void
+  #resolve!: (granted: T) => void
   #reject!: (error: unknown) => void
   #unwatch: (() => void) | null = null
 
-  constructor(cells: NodeCells, since: number, deadline: number, stack: string | undefined) {
+  constructor(cells: NodeCells, since: number, deadline: number) {
     this.#cells = cells
     this.since = since
     this.deadline = deadline
-    this.#stack = stack
     this.served = new Promise((resolve, reject) => {
       this.#resolve = resolve
       this.#reject = reject
@@ -38,12 +35,11 @@ export class Caller implements Waiter<PooledSession> {
     this.#unwatch = () => signal.removeEventListener('abort', onAbort)
   }
 
-  resolve(pooled: PooledSession, now: number): void {
+  resolve(granted: T, now: number): void {
     this.#unwatch?.()
-    pooled.stack = this.#stack
     this.#cells.acquires.ok++
     this.#cells.acquireDuration.observe(Math.round((now - this.since) * 1000))
-    this.#resolve(pooled)
+    this.#resolve(granted)
   }
 
   reject(error: unknown): void {

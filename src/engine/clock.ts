@@ -8,6 +8,7 @@ const ORIGIN = performance.timeOrigin
 export const systemClock: Clock = {
   now: () => ORIGIN + performance.now(),
   setTimeout: (run, ms, awaited) => (awaited === undefined ? setTimeout(run, ms).unref() : setTimeout(run, ms)),
+  nextTurn: (run) => void setImmediate(run),
   clearTimeout: (timer: Timer) => clearTimeout(timer as NodeJS.Timeout),
 }
 

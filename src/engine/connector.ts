@@ -16,6 +16,8 @@ export interface Host {
   readonly name: string
   readonly role: Role
   readonly cells: NodeCells
+  /** The user's own lock_timeout, where connections may have another for a while; null where they may not. */
+  readonly lockTimeout: string | null
   /** A permit for one connect, or null when the circuit is open. */
   admitConnect(): Permit | null
   settleConnect(permit: Permit, outcome: Outcome, cause?: unknown): void

@@ -7,8 +7,8 @@ import type { Fault } from '../core/fault.ts'
 import { PrimaryHistory } from '../core/freshness.ts'
 import { OwnWrites } from '../core/own-writes.ts'
 import { PlainTables } from '../core/plain-tables.ts'
-import { PreparedNames, WHO_ANSWERS } from '../core/statements.ts'
-import type { Chance, Clock, OpenSession, Role, Session, Statement } from '../core/types.ts'
+import { LOCK_TIMEOUT, PreparedNames, WHO_ANSWERS } from '../core/statements.ts'
+import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
 import { FactsCache } from '../sql/facts-of.ts'
 import { Cluster } from './cluster.ts'
 import { digest } from './digest.ts'
@@ -29,6 +29,8 @@ export interface EnginePorts {
 export interface OpenerHooks {
   readonly onAddress: (host: string, port: number) => void
   readonly onStatementsUnreliable: () => void
+  /** The row type of a statement has changed, and so may those of others. */
+  readonly onStatementsOutdated: (name: string) => void
   /** Until it is known that nothing in between answers for the server. */
   readonly mayBePooled: () => boolean
   /** Instead of the configured ones. */
@@ -61,7 +63,7 @@ export class Engine {
     this.listeners = ports.listeners
     this.faultOf = ports.faultOf
     this.onReserve = config.onReserveConnection
-    this.#names = new PreparedNames(config.statements.prepare, digest)
+    this.#names = new PreparedNames(config.statements.prepare, digest, config.statements.never)
     const primary = this.#newNode(config.primary, 'primary', ports)
     const replicas = config.replicas.map((replica) => this.#newNode(replica, 'replica', ports))
     this.#monitor = new Monitor(
@@ -152,20 +154,31 @@ export class Engine {
     return this.#names.nameOf(statement.sql, statement.facts)
   }
 
+  /** From now on a text runs unnamed. */
+  unname(facts: Facts): void {
+    this.#names.unname(facts)
+  }
+
   /** Asks the server to cancel what a lease runs now; nothing when it runs nothing. */
   async cancel(hold: Hold): Promise<void> {
-    const { pooled } = hold
-    if (pooled !== null && pooled.session.lost === null && pooled.session.unanswered > 0) await pooled.cancel(CANCEL_MS)
+    const { passage, pooled } = hold
+    if (passage !== null) await hold.node!.pool.lanes.cancel(passage, CANCEL_MS)
+    else if (pooled !== null && pooled.session.lost === null && pooled.session.unanswered > 0)
+      await pooled.cancel(CANCEL_MS)
   }
 
   /** Cancels and closes a lease's connection. */
   async kill(hold: Hold): Promise<void> {
-    const session = hold.pooled?.session
-    if (session === undefined || session.lost !== null) return
-    await this.cancel(hold)
-    session.destroy(
-      new SmartPgError('SMARTPG_CONNECTION_LOST', 'The session was killed on request.', { phase: 'execute' }),
-    )
+    const killed = new SmartPgError('SMARTPG_CONNECTION_LOST', 'The session was killed on request.', {
+      phase: 'execute',
+    })
+    const { passage, pooled } = hold
+    if (passage !== null) {
+      await hold.node!.pool.lanes.kill(passage, CANCEL_MS, killed)
+    } else if (pooled !== null && pooled.session.lost === null) {
+      await this.cancel(hold)
+      pooled.session.destroy(killed)
+    }
   }
 
   /** A connection as a hook of the user sees it. */
@@ -177,6 +190,7 @@ export class Engine {
     const hooks: OpenerHooks = {
       onAddress: (host, port) => (node.address = { host, port }),
       onStatementsUnreliable: () => this.#names.markUnreliable(),
+      onStatementsOutdated: (name) => this.#names.outdated(name),
       mayBePooled: () => node.behindPooler !== false,
     }
     const open = ports.opener(config, hooks)
@@ -189,10 +203,14 @@ export class Engine {
         node.behindPooler ??= await answersForAnother(fresh)
         if (session.init !== undefined) await this.#initSession(fresh)
         if (onCreateConnection !== undefined) await onCreateConnection(this.hookConnection(fresh))
+        // Behind a pooler nobody knows on which connection a setting would stay.
+        const mayDiffer = config.pool.pipelineWrites && node.behindPooler === false
+        if (mayDiffer) node.lockTimeout ??= await lockTimeoutOf(fresh)
       },
       // What onCreateConnection set up cannot be told from what a lease left behind.
       restore: onCreateConnection === undefined ? restore : null,
       queryTimeoutMs: this.config.queryTimeoutMs,
+      pipelines: this.config.wire === 'native',
     })
     // The monitor reads what the server said, whatever the user's type parsers make of it.
     return { node, open: ports.opener(config, { ...hooks, types: AS_TEXT }) }
@@ -203,6 +221,13 @@ export class Engine {
     if (typeof init === 'string') await session.send(this.statement(init, []))
     else if (init !== undefined) await init(this.hookConnection(session))
   }
+}
+
+/** What the user's own settings make of lock_timeout. A type parser of his may make of it what it likes. */
+async function lockTimeoutOf(session: Session): Promise<string | null> {
+  const { rows } = await session.send(LOCK_TIMEOUT)
+  const value = rows[0]?.['lock_timeout']
+  return typeof value === 'string' && /^\d+[a-z]*$/.test(value) ? value : null
 }
 
 /** Whether something between us and the server answers: a pooler makes up the backend's number that it gives at connect. */

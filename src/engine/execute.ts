@@ -1,8 +1,10 @@
 // The spine: one statement, top to bottom. It waits for a connection, the server, and a backoff; everything
 // else is a synchronous question to core. Each step says why it stands where it stands.
 
+import { mayShare } from '../core/lane.ts'
 import { NotExecutedError, OutcomeUnknownError, SmartPgError, isSmartPgError, releasedError } from '../core/errors.ts'
 import { nextStep } from '../core/retry.ts'
+import { BEGIN_FACTS } from '../core/statements.ts'
 import type { NextStep } from '../core/retry.ts'
 import type { Permit } from '../core/breaker.ts'
 import type { RouteReason } from '../core/cells.ts'
@@ -11,8 +13,17 @@ import { pause } from './clock.ts'
 import type { Engine } from './engine.ts'
 import type { Hold } from './hold.ts'
 import type { Node } from './node.ts'
-import { PooledSession } from './pooled-session.ts'
-import { afterwards, count, tell } from './settle.ts'
+import type { LanePassage } from './passage.ts'
+import type { PooledSession } from './pooled-session.ts'
+import type { Seat } from './seat.ts'
+import { afterwards, count, tell, watchPlan } from './settle.ts'
+import { goesTogether, withBegin } from './together.ts'
+
+const ROLLBACK: Statement = {
+  sql: 'rollback',
+  parameters: [],
+  facts: { ...BEGIN_FACTS, verb: 'rollback', summary: 'ROLLBACK' },
+}
 
 /** One statement on its way, for every step that has a part in it. */
 interface Run {
@@ -28,6 +39,8 @@ interface Run {
   attempt: number
   sentAt: number
   wasInTransaction: boolean
+  /** The BEGIN that it took along. */
+  begin: Statement | null
   /** The connection was gone before this statement: its holder had not noticed yet. */
   wasLost: boolean
   /** The replicas have been looked at on its behalf. */
@@ -56,28 +69,32 @@ export async function execute(
     attempt: 0,
     sentAt: startedAt,
     wasInTransaction: false,
+    begin: null,
     wasLost: false,
     looked: false,
     failure: undefined,
   }
   for (;;) {
     run.attempt++
+    refuseStrangersSequences(run)
     // First the connection: its node decides all that follows. A value when there is one, a promise when not.
     const bound = hold.bound ?? bind(run)
-    const pooled = bound instanceof PooledSession ? bound : await bound
+    const seat = bound instanceof Promise ? await bound : bound
     // Aborted while waiting: nothing was sent, nothing will be.
-    if (signal?.aborted) throw signal.reason
+    if (signal?.aborted) throw unsent(hold, signal)
     // A cancel request that is still on its way would hit this statement.
-    if (pooled.cancelling !== null) await pooled.cancelling
-    beforeSending(run, pooled)
+    if (seat.cancelling !== null) await seat.cancelling
+    // Asked for only now, when the connection is there and the circuit has been asked: a BEGIN may wait for its statement.
+    const unsaid = savedRoundTrip(run)
+    if (unsaid !== null) return unsaid
+    beforeSending(run, seat)
     try {
-      // Named as late as possible: the name is about the server's memory, not about the statement.
-      const name = engine.nameOf(statement, hold.node!, run.wasInTransaction)
-      const rows = await pooled.session.send(name === undefined ? statement : { ...statement, name })
-      answered(run, pooled)
+      const rows = await deliver(run, seat)
+      answered(run, seat, rows)
       return rows
     } catch (error) {
-      const step = failed(run, pooled, error)
+      if (waitsAlone(run, error)) continue
+      const step = failed(run, seat, error)
       if (step === null) throw hold.failure
       // The backoff last: the connection is back in its pool while nobody needs it.
       if (step.after > 0) await pause(engine.clock, step.after, signal)
@@ -85,14 +102,77 @@ export async function execute(
   }
 }
 
+/** The answer to a BEGIN that waits for the first statement, and to the end of a transaction that never began. */
+function savedRoundTrip({ hold, statement }: Run): Rows | null {
+  if (statement === hold.lazy) {
+    hold.lazy = null
+    hold.begin = statement
+    return { rows: [], command: 'BEGIN', count: null }
+  }
+  if (hold.begin === null || statement.facts.kind !== 'transaction' || hold.together !== null) return null
+  if (statement.sql !== 'commit' && statement.sql !== 'rollback') return null
+  hold.begin = null
+  return { rows: [], command: statement.sql.toUpperCase(), count: null }
+}
+
+async function deliver(run: Run, seat: Seat): Promise<Rows> {
+  const { engine, hold, begin } = run
+  // Named as late as possible: the name is about the server's memory, not about the statement.
+  const statement = named(run)
+  if (hold.together !== null) return hold.together.add(statement)
+  if (begin === null) return seat.send(statement)
+  hold.begin = null
+  try {
+    if (goesTogether(statement)) return await withBegin(seat.session, begin, statement)
+    await seat.session.send(begin)
+    return await seat.send(statement)
+  } catch (error) {
+    if (engine.faultOf(error, 'query').class !== 'prepared-statement' || seat.session.lost !== null) throw error
+    // The transaction is as new: it may begin again, and the statement is prepared anew.
+    await seat.session.send(ROLLBACK)
+    return withBegin(seat.session, begin, named(run))
+  }
+}
+
+/** The short lock timeout of shared connections is ours: whoever meets it was not executed, and waits elsewhere as he said. */
+function waitsAlone({ hold, engine }: Run, error: unknown): boolean {
+  const { passage, node } = hold
+  if (passage === null || !node!.pool.pipelineWrites) return false
+  const { code, routine } = error as { code?: string; routine?: string }
+  // NOWAIT has the same code, and says so from elsewhere.
+  if (code !== '55P03' || routine !== 'ProcessInterrupts') return false
+  node!.pool.lanes.ranIntoLock(passage)
+  node!.settleQuery(passage.permit, 'ignore')
+  passage.permit = null
+  afterwards(engine, hold, passage)
+  hold.alone = true
+  return true
+}
+
+function named({ engine, hold, statement, wasInTransaction }: Run): Statement {
+  const name = engine.nameOf(statement, hold.node!, wasInTransaction)
+  if (name === undefined) return statement
+  const { sql, parameters, facts } = statement
+  return { sql, parameters, facts, name }
+}
+
+function unsent(hold: Hold, { reason }: AbortSignal): unknown {
+  const { passage } = hold
+  if (passage !== null) {
+    if (passage.permit !== null) hold.node!.giveBackQuery(passage.permit)
+    passage.leave()
+    hold.passage = null
+  }
+  return reason
+}
+
 /** A connection for the lease's first statement, or for the first after a read on a replica. */
-function bind(run: Run): PooledSession | Promise<PooledSession> {
+function bind(run: Run): Seat | Promise<Seat> {
   const { engine, hold, signal } = run
   if (signal?.aborted) throw signal.reason
   if (hold.ended) throw releasedError()
-  refuseStrangersSequences(run)
   // What follows a read on a replica may be a write, and one session must see both: the primary's.
-  if (hold.pooled !== null) {
+  if (hold.readOnReplica) {
     hold.release()
     hold.forcePrimary = true
   }
@@ -103,27 +183,40 @@ function bind(run: Run): PooledSession | Promise<PooledSession> {
   // for a server that does not answer.
   const permit = node.admitQuery()
   if (permit === null) throw unserved(run, node, node.circuitOpen())
+  if (rides(run, node)) {
+    const passage = node.pool.lane(run.statement.facts)
+    if (passage === null) return waitForLane(run, node, because, permit)
+    hold.ride(passage, node, because, permit)
+    return passage
+  }
   const pooled = node.pool.take()
   if (pooled === null) return wait(run, node, because, permit)
   hold.take(pooled, node, because, permit)
   return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)
 }
 
+/** The first statement of a lease that leaves nothing behind shares a connection; a second was promised one session. */
+function rides({ engine, hold, statement }: Run, { pool }: Node): boolean {
+  if (!pool.sharing || engine.onReserve !== undefined || hold.alone) return false
+  return hold.transaction === 'none' && hold.answered === 0 && !hold.untimed && mayShare(statement.facts)
+}
+
 /** `lastval()` on a connection that others have used answers with their value. */
 function refuseStrangersSequences({ hold, statement }: Run): void {
   const { functions, tablesWritten } = statement.facts
   if (functions.length === 0 || tablesWritten.length > 0 || hold.transaction !== 'none') return
+  if (hold.pooled !== null && !hold.rode) return
   const asks = functions.find((name) => /^(pg_catalog\.)?(currval|lastval)$/.test(name))
   if (asks === undefined || functions.some((name) => name.endsWith('nextval'))) return
   throw new SmartPgError(
     'SMARTPG_INVALID_QUERY',
-    `${asks}() as the first statement of a connection would answer with somebody else's value.`,
-    { phase: 'send', hint: 'Use RETURNING in the insert, or run both in one db.transaction() or db.connection().' },
+    `${asks}() would answer with somebody else's value: what was inserted before went over a connection that others share.`,
+    { phase: 'send', hint: 'Use RETURNING in the insert, or run both in one db.transaction().' },
   )
 }
 
 /** No replica is known to be fit, and the primary may not help out: look at them once, then decide. */
-async function look(run: Run): Promise<PooledSession> {
+async function look(run: Run): Promise<Seat> {
   const { engine, failedOn } = run
   if (run.looked) throw engine.cluster.noReplica(failedOn, run.failure)
   run.looked = true
@@ -131,18 +224,13 @@ async function look(run: Run): Promise<PooledSession> {
   return bind(run)
 }
 
-async function wait(run: Run, node: Node, because: RouteReason, permit: Permit): Promise<PooledSession> {
+async function wait(run: Run, node: Node, because: RouteReason, permit: Permit): Promise<Seat> {
   const { engine, hold, signal } = run
   let pooled: PooledSession
   try {
     pooled = await node.pool.acquire({ signal })
   } catch (error) {
-    node.giveBackQuery(permit)
-    // The pool has tried for as long as it may. A replica is not the only one who can answer.
-    if (node.role === 'primary' || signal?.aborted) throw unserved(run, node, error)
-    run.failedOn.push(node)
-    run.failure = error
-    return bind(run)
+    return elsewhere(run, node, permit, error)
   }
   if (hold.ended) {
     // Nobody awaited this statement, and the callback it stood in is over: nobody would give the connection back.
@@ -152,6 +240,32 @@ async function wait(run: Run, node: Node, because: RouteReason, permit: Permit):
   }
   hold.take(pooled, node, because, permit)
   return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)
+}
+
+async function waitForLane(run: Run, node: Node, because: RouteReason, permit: Permit): Promise<Seat> {
+  const { hold, signal, statement } = run
+  let passage: LanePassage
+  try {
+    passage = await node.pool.waitForLane(statement.facts, { signal })
+  } catch (error) {
+    return elsewhere(run, node, permit, error)
+  }
+  if (hold.ended) {
+    node.giveBackQuery(permit)
+    passage.leave()
+    throw releasedError()
+  }
+  hold.ride(passage, node, because, permit)
+  return passage
+}
+
+/** The pool has tried for as long as it may. A replica is not the only one who can answer. */
+function elsewhere(run: Run, node: Node, permit: Permit, error: unknown): Seat | Promise<Seat> {
+  node.giveBackQuery(permit)
+  if (node.role === 'primary' || run.signal?.aborted) throw unserved(run, node, error)
+  run.failedOn.push(node)
+  run.failure = error
+  return bind(run)
 }
 
 /** It never got a connection: counted and told as a failed query all the same. */
@@ -175,14 +289,16 @@ async function reserved(engine: Engine, hold: Hold, pooled: PooledSession): Prom
   }
 }
 
-function beforeSending(run: Run, pooled: PooledSession): void {
+function beforeSending(run: Run, seat: Seat): void {
   const { engine, hold, statement } = run
   const { facts } = statement
   const timed = engine.config.queryTimeoutMs > 0 && !hold.untimed && !hold.keepsSession && !takesItsTime(facts)
   run.sentAt = engine.clock.now()
-  run.wasLost = pooled.session.lost !== null
-  run.wasInTransaction = pooled.session.status !== 'idle'
-  pooled.sends(run.sentAt, facts.summary, timed)
+  run.wasLost = seat.session.lost !== null
+  // Nobody opens a transaction on a connection that others use.
+  run.wasInTransaction = hold.passage === null && (hold.inTransaction || hold.together !== null)
+  run.begin = hold.begin
+  seat.sends(run.sentAt, facts.summary, timed)
   hold.sends(facts)
 }
 
@@ -193,29 +309,30 @@ function takesItsTime({ kind, verb, functions }: Facts): boolean {
   return functions.some((name) => name.startsWith('pg_advisory'))
 }
 
-function answered(run: Run, pooled: PooledSession): void {
+function answered(run: Run, seat: Seat, rows: Rows): void {
   const { engine, hold, statement } = run
   hold.answered++
-  afterwards(engine, hold, pooled)
-  hold.node!.settleQuery(pooled.permit, 'success')
-  pooled.permit = null
+  if (rows.executions !== undefined) watchPlan(engine, hold, seat, statement, run, rows.executions)
+  afterwards(engine, hold, seat)
+  hold.node!.settleQuery(seat.permit, 'success')
+  seat.permit = null
   count(engine, hold, statement, run, undefined)
   tell(engine, hold, statement, run, undefined)
 }
 
 /** Settles what failed; null: throw `hold.failure`. Otherwise the connection is given back and the next try may go. */
-function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { do: 'retry' }) | null {
-  const { engine, hold, statement, attempt, wasInTransaction, failedOn } = run
+function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry' }) | null {
+  const { engine, hold, statement, attempt, wasInTransaction, failedOn, begin } = run
   const node = hold.node!
-  const cause = pooled.timedOut ? timedOut(run, error) : error
+  const cause = seat.timedOut ? timedOut(run, error) : error
   const fault = engine.faultOf(cause, 'query')
-  afterwards(engine, hold, pooled)
+  afterwards(engine, hold, seat)
   const sent = !run.wasLost && !(isSmartPgError(error) && error.phase === 'send')
   // What was never sent says nothing about the server.
-  node.settleQuery(pooled.permit, sent ? fault.breaker : 'ignore', error)
-  pooled.permit = null
+  node.settleQuery(seat.permit, sent ? fault.breaker : 'ignore', error)
+  seat.permit = null
   count(engine, hold, statement, run, fault)
-  if (fault.dropsConnection) hold.discard = true
+  if (fault.dropsConnection && hold.pooled !== null) hold.discard = true
   const { attempts, baseMs, maxMs } = engine.config.retry
   const now = engine.clock.now()
   const step = nextStep(
@@ -223,7 +340,9 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
       fault,
       sent,
       facts: statement.facts,
-      inTransaction: wasInTransaction || hold.answered > 0,
+      // The first statement of a transaction that nobody has seen yet may still begin it elsewhere.
+      inTransaction:
+        hold.answered > 0 || (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
       committing: wasInTransaction && statement.facts.verb === 'commit',
       onReplica: node.role === 'replica',
       triedElsewhere: failedOn.length > 0,
@@ -249,6 +368,7 @@ function failed(run: Run, pooled: PooledSession, error: unknown): (NextStep & { 
   failedOn.push(node)
   run.failure = cause
   hold.release()
+  hold.begin = begin
   hold.forcePrimary ||= step.where === 'primary'
   return step
 }

@@ -1,20 +1,35 @@
 // What one lease holds at the engine: nothing yet, or one connection of its own until it lets go. The first
-// statement decides the node; after that nobody routes, and inside a transaction nobody retries.
+// statement decides the node; after that nobody routes, and inside a transaction nobody retries. A first statement
+// that leaves nothing behind rides a connection of others; whoever sends a second was promised one of his own.
 
 import type { Permit } from '../core/breaker.ts'
 import type { CloseReason, RouteReason } from '../core/cells.ts'
-import type { Facts } from '../core/types.ts'
+import type { Facts, Statement } from '../core/types.ts'
 import type { Node } from './node.ts'
+import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
+import type { Together } from './together.ts'
 
 export class Hold {
   /** What kind of transaction was asked for. */
   transaction: 'none' | 'read-write' | 'read-only' = 'none'
   pooled: PooledSession | null = null
+  /** Its statement's place on a connection that others use as well, while it is under way. */
+  passage: LanePassage | null = null
+  /** It has run something on a connection of others: what was drawn from sequences there, others may have drawn since. */
+  rode = false
   /** Whose connection it is, or was last. */
   node: Node | null = null
   /** Why the connection is where it is. */
   because: RouteReason = 'unknown'
+  /** A BEGIN that need not be sent before there is something to begin. */
+  lazy: Statement | null = null
+  /** The BEGIN that its next statement takes along; null when there is none, or it has been sent. */
+  begin: Statement | null = null
+  /** What its next statements are gathered in, to leave in one write. */
+  together: Together | null = null
+  /** Its statement had to wait for a lock on a connection of others: now it waits on one of its own. */
+  alone = false
   /** Statements answered so far. */
   answered = 0
   /** Something it sent may have written and has not ended yet: to these tables, or to `everything` there is. */
@@ -44,9 +59,9 @@ export class Hold {
     return this.transaction === 'none' && this.answered > 0
   }
 
-  /** Whether the server is in a transaction of this hold. */
+  /** Whether the server is in a transaction of this hold, or will be by the time of its next statement. */
   get inTransaction(): boolean {
-    return this.pooled !== null && this.pooled.session.status !== 'idle'
+    return this.begin !== null || (this.pooled !== null && this.pooled.session.status !== 'idle')
   }
 
   take(pooled: PooledSession, node: Node, because: RouteReason, permit: Permit): void {
@@ -56,14 +71,31 @@ export class Hold {
     this.because = because
   }
 
+  /** A place on a connection that others use as well, for one statement. */
+  ride(passage: LanePassage, node: Node, because: RouteReason, permit: Permit): void {
+    passage.permit = permit
+    this.passage = passage
+    this.rode = true
+    this.node = node
+    this.because = because
+  }
+
   /** A statement goes out on the connection: what must be remembered of it once it has ended. */
   sends(facts: Facts): void {
-    if (facts.stateful) this.pooled!.dirty = true
+    if (facts.stateful && this.pooled !== null) this.pooled.dirty = true
+    if (facts.writes && this.pooled !== null) this.rode = false
     if (facts.writes) this.wrote = written(this.wrote, facts)
     // COMMIT PREPARED brings to light what another session wrote.
     if (facts.verb === 'commit' && !this.inTransaction) this.wrote = 'everything'
     if (facts.kind === 'ddl' || facts.kind === 'unknown') this.redefined = true
     if (this.transaction === 'none' && this.node!.role === 'replica') this.readOnReplica = true
+  }
+
+  /** Sends a BEGIN that still waits for a statement to take it along. */
+  async beginNow(): Promise<void> {
+    const { begin, pooled } = this
+    this.begin = null
+    if (begin !== null) await pooled!.session.send(begin)
   }
 
   /** Gives the connection back and takes no other. */
@@ -75,9 +107,11 @@ export class Hold {
   /** Gives the connection back. Safe to call twice. */
   release(reason?: CloseReason): void {
     const { pooled } = this
+    this.readOnReplica = false
+    this.begin = null
+    this.together = null
     if (pooled === null) return
     this.pooled = null
-    this.readOnReplica = false
     if (pooled.permit !== null) this.node!.giveBackQuery(pooled.permit)
     pooled.permit = null
     this.node!.pool.release(pooled, reason ?? (this.discard ? 'error' : undefined))

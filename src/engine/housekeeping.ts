@@ -10,7 +10,7 @@ import type { PooledSession } from './pooled-session.ts'
 /** After CancelRequest the server answers at once or not at all; with it a statement settles within its time and a second. */
 const CANCEL_GRACE_MS = 800
 /** From one look at something to the next at least this. */
-const SHORTEST_TICK_MS = 10
+export const SHORTEST_TICK_MS = 10
 
 /** How often to look: a tenth of the finest deadline, so that none is overstepped by more. */
 export function tickMs(config: NodePoolConfig, queryTimeoutMs: number): number {

@@ -46,6 +46,7 @@ export async function clean(
     if (restore === null) return false
     await inTime(session.send(RESET))
     session.forgetStatements()
+    pooled.lockTimeout = 'own'
     await inTime(restore(session))
     pooled.dirty = false
   }

@@ -7,6 +7,7 @@ import { Breaker, refused } from '../core/breaker.ts'
 import type { BreakerSettings, BreakerStatus, Outcome, Permit, Transition } from '../core/breaker.ts'
 import { CircuitOpenError } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
+import { PlanWatch } from '../core/plan-watch.ts'
 import { RetryBudget } from '../core/retry.ts'
 import type { Chance, Clock, Role } from '../core/types.ts'
 import type { Host } from './connector.ts'
@@ -40,11 +41,14 @@ export class Node implements Host {
   readonly pool: Pool
   /** How many statements may still be tried again here. */
   readonly retries = new RetryBudget()
+  /** How long named statements take here. */
+  readonly planWatch = new PlanWatch()
   /** Where connections really go; empty until the first. */
   address = { host: '', port: 0 }
   health: Health
   /** A pooler answers here, which may hand the next statement to another server connection. Unknown until the first connect. */
   behindPooler: boolean | undefined = undefined
+  lockTimeout: string | null = null
   readonly #connecting: Breaker
   readonly #querying: Breaker
   readonly #ports: NodePorts

@@ -9,16 +9,20 @@ import { AcquireTimeoutError, QueueFullError, SmartPgError } from '../core/error
 import type { PoolCounts } from '../core/errors.ts'
 import { planPool } from '../core/pool-plan.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
-import type { Session, Timer } from '../core/types.ts'
+import { RESET_FACTS } from '../core/statements.ts'
+import type { Asker, Clock, Facts, Session, Statement, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
 import { Caller } from './caller.ts'
 import { Connector } from './connector.ts'
 import type { ConnectorPorts, Host } from './connector.ts'
-import { enforceDeadline, leaked, silent, surplus, tickMs, untilNextLook } from './housekeeping.ts'
+import { SHORTEST_TICK_MS, enforceDeadline, leaked, silent, surplus, tickMs, untilNextLook } from './housekeeping.ts'
 import { clean, needsCleaning, ping } from './hygiene.ts'
+import { Lanes } from './lanes.ts'
+import type { LaneHost } from './lanes.ts'
 import type { Listeners } from './listeners.ts'
+import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
-import type { Waiter } from './wait-queue.ts'
+import type { Ticket, Waiter } from './wait-queue.ts'
 import { WaitingRoom } from './waiting-room.ts'
 
 export interface PoolPorts extends ConnectorPorts {
@@ -26,6 +30,16 @@ export interface PoolPorts extends ConnectorPorts {
   /** Sets a session up again after a reset; null: a marked connection is closed instead of being reset. */
   readonly restore: ((session: Session) => Promise<void>) | null
   readonly queryTimeoutMs: number
+  /** Connections take statements before they have answered others. */
+  readonly pipelines: boolean
+}
+
+/** Long enough for a lock that is held for a moment, short enough for those who stand behind. */
+const SHORT_LOCK_TIMEOUT = '20ms'
+const NOBODY: Asker = { resolve: () => undefined, reject: () => undefined }
+
+function setLockTimeout(value: string): Statement {
+  return { sql: `set lock_timeout = '${value}'`, parameters: [], facts: RESET_FACTS }
 }
 
 export interface AcquireOptions {
@@ -38,7 +52,7 @@ const CLOSE_GRACE_MS = 2_000
 /** Who the error of an acquire that was in vain names. */
 const HOLDERS_NAMED = 3
 
-export class Pool {
+export class Pool implements LaneHost {
   readonly #config: NodePoolConfig
   readonly #ports: PoolPorts
   readonly #node: Host
@@ -47,7 +61,9 @@ export class Pool {
   readonly #idle: PooledSession[] = []
   /** Held by a lease, being asked whether it lives, or being cleaned. */
   readonly #busy = new Set<PooledSession>()
+  /** Those who wait for a connection of their own. */
   readonly #waiting: WaitingRoom<PooledSession>
+  readonly lanes: Lanes
   readonly #goodbyes = new Set<Promise<void>>()
   #state: 'new' | 'open' | 'draining' | 'closed' = 'new'
   #generation = 0
@@ -67,7 +83,8 @@ export class Pool {
     this.#config = config
     this.#ports = ports
     this.#cells = node.cells
-    this.#waiting = new WaitingRoom(ports.clock, (late, now, waiting) => this.#tellLate(late, now, waiting))
+    this.#waiting = new WaitingRoom(ports.clock, (late, now, waited) => this.tellLate(late, now, waited))
+    this.lanes = new Lanes(this)
     this.#connector = new Connector(node, config, ports, {
       opened: (pooled) => this.#opened(pooled),
       failed: (error, startedAt, pointless) => this.#connectFailed(error, startedAt, pointless),
@@ -84,22 +101,22 @@ export class Pool {
     const { connecting, max } = this.#connector
     return {
       total: this.#standing + connecting,
-      active: this.#busy.size,
+      active: this.#busy.size + this.lanes.lanes.size,
       idle: this.#idle.length,
       connecting,
-      waiting: this.#waiting.length,
+      waiting: this.#waiting.length + this.lanes.waiting,
       max,
     }
   }
 
   /** Work at this node: what is held and what waits. */
   get load(): number {
-    return this.#busy.size + this.#waiting.length
+    return this.#busy.size + this.#waiting.length + this.lanes.riding + this.lanes.waiting
   }
 
   /** Connections on which a statement is under way. */
   get running(): number {
-    let running = 0
+    let running = this.lanes.lanes.size
     for (const { session } of this.#busy) if (session.unanswered > 0) running++
     return running
   }
@@ -112,6 +129,11 @@ export class Pool {
   /** Whether there is a connection that could serve without a new one being opened. */
   get hasSessions(): boolean {
     return this.#standing > 0
+  }
+
+  /** Whether callers share connections here. */
+  get sharing(): boolean {
+    return this.#config.lanes && this.#ports.pipelines
   }
 
   /** Opens `initial` connections in the background. */
@@ -135,14 +157,12 @@ export class Pool {
     }
   }
 
-  /** An idle connection that needs no question asked, or null: the fast path, without a promise. */
+  /** An idle connection of the caller's own that needs no question asked, or null: the fast path, without a promise. */
   take(): PooledSession | null {
     if (this.#waiting.length > 0 || this.#state !== 'open') return null
-    const pooled = this.#idle.at(-1)
-    if (pooled === undefined) return null
     const now = this.#ports.clock.now()
-    if (this.#isDoubtful(pooled, now) || now >= pooled.lifetimeEnd) return null
-    this.#idle.pop()
+    const pooled = this.takeIdle(now)
+    if (pooled === null) return null
     // Only a connection that somebody holds keeps the process alive: a script that is done may end.
     pooled.session.ref()
     this.#hold(pooled, now)
@@ -152,25 +172,48 @@ export class Pool {
     return pooled
   }
 
+  /** A place on a connection that others use as well, or null: the fast path, without a promise. */
+  lane(facts: Facts): LanePassage | null {
+    if (this.#state !== 'open') return null
+    const passage = this.lanes.ride(facts)
+    if (passage !== null && this.#tickTimer === null) this.#tick()
+    return passage
+  }
+
+  /** The same for those who have to wait. Rejects as `acquire` does. */
+  waitForLane(facts: Facts, { signal }: AcquireOptions = {}): Promise<LanePassage> {
+    const refused = this.#refused<LanePassage>(signal)
+    if (refused !== null) return refused
+    const served = this.lanes.wait(facts, this.#config.acquireTimeoutMs, signal)
+    this.#serve()
+    this.#grow()
+    if (this.#tickTimer === null) this.#tick()
+    return served
+  }
+
   /**
    * A connection of the caller's own until `release`.
    * Rejects with AcquireTimeoutError, QueueFullError, the signal's reason, or what makes connecting pointless.
    */
   acquire({ signal }: AcquireOptions = {}): Promise<PooledSession> {
+    const refused = this.#refused<PooledSession>(signal)
+    if (refused !== null) return refused
     const now = this.#ports.clock.now()
-    const refusal = this.#refusal(signal)
-    if (refusal !== null) {
-      this.#cells.acquires[signal?.aborted ? 'aborted' : 'rejected']++
-      return Promise.reject(refusal)
-    }
     const stack = this.#config.leakDetectionMs > 0 ? new Error('acquired').stack : undefined
-    const caller = new Caller(this.#cells, now, now + this.#config.acquireTimeoutMs, stack)
+    const caller = new Caller<PooledSession>(this.#cells, now, now + this.#config.acquireTimeoutMs)
     const ticket = this.#waiting.join(caller)
-    if (signal !== undefined) caller.watch(signal, () => this.#waiting.leave(ticket))
+    if (signal !== undefined) caller.watch(signal, () => this.#leave(ticket))
     this.#serve()
-    if (!ticket.left) this.#cells.waitedAcquires++
+    if (!ticket.left) {
+      this.#cells.waitedAcquires++
+      this.#reserve()
+    }
     this.#grow()
-    return caller.served
+    if (stack === undefined) return caller.served
+    return caller.served.then((pooled) => {
+      pooled.stack = stack
+      return pooled
+    })
   }
 
   /** Gives a connection back. `because` says why it must not be used again; without it, it is cleaned if need be. */
@@ -208,26 +251,92 @@ export class Pool {
     const closed = this.#closedError()
     this.#connector.stop(closed)
     this.#waiting.rejectAll(closed)
+    this.lanes.rejectWaiting(closed)
     for (const pooled of [...this.#idle]) void this.#close(pooled, 'drain')
-    if (this.#busy.size + this.#connector.connecting > 0) {
+    if (this.#inUse + this.#connector.connecting > 0) {
       const empty = new Promise<void>((resolve) => (this.#whenEmpty = resolve))
       await within(clock, deadlineMs, empty, () => closed).catch(() => undefined)
     }
     for (const pooled of [...this.#busy]) this.#remove(pooled, 'drain', closed)
+    for (const { pooled } of [...this.lanes.lanes]) this.#remove(pooled, 'drain', closed)
     if (this.#tickTimer !== null) clock.clearTimeout(this.#tickTimer)
     if (this.#growTimer !== null) clock.clearTimeout(this.#growTimer)
     await Promise.all(this.#goodbyes)
     this.#state = 'closed'
   }
 
+  // What the lanes ask of their pool.
+
+  get node(): string {
+    return this.#node.name
+  }
+
+  get cells(): NodeCells {
+    return this.#cells
+  }
+
+  get clock(): Clock {
+    return this.#ports.clock
+  }
+
+  get pipelineWrites(): boolean {
+    return this.#config.pipelineWrites && this.#node.lockTimeout !== null
+  }
+
+  get idle(): number {
+    return this.#idle.length
+  }
+
+  get pinned(): boolean {
+    return this.#busy.size > 0 || this.#waiting.length > 0
+  }
+
+  takeIdle(now: number): PooledSession | null {
+    const pooled = this.#idle.at(-1)
+    if (pooled === undefined || this.#isDoubtful(pooled, now) || now >= pooled.lifetimeEnd) return null
+    this.#idle.pop()
+    return pooled
+  }
+
+  /** Sets what is to be in force, ahead of the next statement and without waiting: the server does one after the other. */
+  underLockTimeout(pooled: PooledSession, whose: 'own' | 'short'): void {
+    if (!this.pipelineWrites || pooled.lockTimeout === whose) return
+    pooled.lockTimeout = whose
+    pooled.session.ask(setLockTimeout(whose === 'own' ? this.#node.lockTimeout! : SHORT_LOCK_TIMEOUT), NOBODY)
+  }
+
+  keeps({ lifetimeEnd, generation }: PooledSession, now: number): boolean {
+    return now < lifetimeEnd && generation === this.#generation && this.#state === 'open'
+  }
+
+  giveBack(pooled: PooledSession, now: number): void {
+    if (pooled.session.lost !== null) this.#remove(pooled, 'error')
+    else this.#offer(pooled, now)
+  }
+
+  silent(): void {
+    this.suspect()
+  }
+
+  get #inUse(): number {
+    return this.#busy.size + this.lanes.lanes.size
+  }
+
   get #standing(): number {
-    return this.#idle.length + this.#busy.size
+    return this.#idle.length + this.#inUse
+  }
+
+  #refused<T>(signal: AbortSignal | undefined): Promise<T> | null {
+    const refusal = this.#refusal(signal)
+    if (refusal === null) return null
+    this.#cells.acquires[signal?.aborted ? 'aborted' : 'rejected']++
+    return Promise.reject(refusal)
   }
 
   #refusal(signal: AbortSignal | undefined): unknown {
     if (signal?.aborted) return signal.reason
     if (this.#state !== 'open') return this.#closedError()
-    if (this.#waiting.length < this.#config.maxWaiting || this.#idle.length > 0) return null
+    if (this.#waiting.length + this.lanes.waiting < this.#config.maxWaiting || this.#idle.length > 0) return null
     return new QueueFullError(this.#node.name, this.counts())
   }
 
@@ -236,8 +345,15 @@ export class Pool {
     return new SmartPgError('SMARTPG_CLOSED', `The pool of node '${name}' is closed.`, { node: name, phase: 'acquire' })
   }
 
+  #leave(ticket: Ticket<PooledSession>): boolean {
+    const waited = this.#waiting.leave(ticket)
+    this.#reserve()
+    return waited
+  }
+
   #hold(pooled: PooledSession, now: number): void {
     pooled.heldSince = now
+    this.underLockTimeout(pooled, 'own')
     this.#busy.add(pooled)
     if (this.#tickTimer === null) this.#tick()
   }
@@ -246,27 +362,38 @@ export class Pool {
   #serve(): void {
     if (this.#idle.length === 0) return
     const now = this.#ports.clock.now()
-    while (this.#waiting.length > this.#validating && this.#idle.length > 0) {
+    while (this.#waiting.length + this.lanes.wanted > this.#validating && this.#idle.length > 0) {
       const pooled = this.#idle.pop()!
       if (now >= pooled.lifetimeEnd) void this.#close(pooled, 'lifetime')
       else if (this.#isDoubtful(pooled, now)) void this.#validate(pooled)
       else {
         pooled.session.ref()
-        this.#hand(pooled, now)
+        if (this.#hand(pooled, now)) continue
+        pooled.session.unref()
+        this.#idle.push(pooled)
+        return
       }
     }
   }
 
-  #hand(pooled: PooledSession, now: number): void {
+  /** To whoever has waited longest, for a connection or for a place on one; whether anybody could use it. */
+  #hand(pooled: PooledSession, now: number): boolean {
+    const since = this.lanes.waitingSince
+    const shared = since !== null && since <= (this.#waiting.since ?? Infinity)
+    if (shared && this.lanes.admit(pooled, now)) return true
     const waiter = this.#waiting.next()
     if (waiter !== null) {
       this.#hold(pooled, now)
       waiter.resolve(pooled, now)
-    } else {
-      pooled.idleSince = now
-      pooled.session.unref()
-      this.#idle.push(pooled)
+      this.#reserve()
+      return true
     }
+    return !shared && this.lanes.admit(pooled, now)
+  }
+
+  /** For everyone who waits for a connection of his own one lane is let run dry. */
+  #reserve(): void {
+    this.lanes.reserve(this.#waiting.length)
   }
 
   /** A clean connection came free. */
@@ -275,7 +402,11 @@ export class Pool {
     if (this.#state !== 'open') void this.#close(pooled, 'drain')
     else if (now >= pooled.lifetimeEnd) void this.#close(pooled, 'lifetime')
     else if (pooled.generation !== this.#generation) void this.#close(pooled, 'failover')
-    else this.#hand(pooled, now)
+    else if (!this.#hand(pooled, now)) {
+      pooled.idleSince = now
+      pooled.session.unref()
+      this.#idle.push(pooled)
+    }
   }
 
   /** Whoever waits longest gets it when it has answered, or whichever comes free before. */
@@ -341,7 +472,7 @@ export class Pool {
 
   #left(): void {
     if (this.#state === 'open') this.#grow()
-    else if (this.#busy.size + this.#connector.connecting === 0) this.#whenEmpty?.()
+    else if (this.#inUse + this.#connector.connecting === 0) this.#whenEmpty?.()
   }
 
   /** Opens what the plan asks for: for those who wait, and, when `unasked`, up to `min` and `minIdle` as well. */
@@ -357,7 +488,7 @@ export class Pool {
   /** The queue was expected to be empty before a connection could stand: when that time is over, it is looked at again. */
   #growUnlessDrained(): void {
     if (this.#growTimer !== null) return
-    const ms = this.#connector.connectMs - this.#waiting.headWaitMs()
+    const ms = this.#connector.connectMs - this.#headWaitMs
     this.#growTimer = this.#ports.clock.setTimeout(
       () => {
         this.#growTimer = null
@@ -372,7 +503,10 @@ export class Pool {
   }
 
   get #bounds(): PoolBounds {
-    return { min: Math.max(this.#config.min, this.#wanted), max: this.#connector.max, minIdle: this.#config.minIdle }
+    const { min, minIdle } = this.#config
+    // A lane that takes more is as good as an idle connection.
+    const spare = this.lanes.open ? 0 : minIdle
+    return { min: Math.max(min, this.#wanted), max: this.#connector.max, minIdle: spare }
   }
 
   #planState(): PoolState {
@@ -382,11 +516,15 @@ export class Pool {
       idle: this.#idle.length,
       // A ping is shorter than a connect, and serves as well.
       connecting: connecting + this.#validating,
-      waiting: this.#waiting.length,
-      useMs: this.#useMs,
+      waiting: this.#waiting.length + this.lanes.wanted,
+      workMs: this.lanes.workMs + (this.#waiting.length === 0 ? 0 : this.#waiting.length * (this.#useMs || Infinity)),
       connectMs,
-      headWaitMs: this.#waiting.headWaitMs(),
+      headWaitMs: this.#headWaitMs,
     }
+  }
+
+  get #headWaitMs(): number {
+    return Math.max(this.#waiting.headWaitMs(), this.lanes.headWaitMs())
   }
 
   #opened(pooled: PooledSession): void {
@@ -399,6 +537,10 @@ export class Pool {
   }
 
   #lost(pooled: PooledSession, reason: Error): void {
+    if (this.lanes.lost(pooled)) {
+      this.#remove(pooled, 'error', reason)
+      return
+    }
     // Who holds it finds out by its own statement and gives it back.
     if (!this.#idle.includes(pooled)) return
     this.#remove(pooled, 'error', reason)
@@ -412,16 +554,19 @@ export class Pool {
     }
     this.#ports.listeners.emit('error', { node: this.#node.name, during: 'connect', error })
     // Who came after it began may be luckier: the address or the password may be another by now.
-    if (pointless && this.#standing === 0) this.#waiting.rejectAll(error, startedAt)
+    if (!pointless || this.#standing > 0) return
+    this.#waiting.rejectAll(error, startedAt)
+    this.lanes.rejectWaiting(error, startedAt)
   }
 
-  #tellLate(late: readonly Waiter<PooledSession>[], now: number, waiting: number): void {
-    const counts = { ...this.counts(), waiting }
+  tellLate(late: readonly Waiter<never>[], now: number, waited: number): void {
+    const counts = { ...this.counts(), waiting: waited }
     const holders = this.#holders(now)
     const { lastError } = this.#connector
     for (const waiter of late) {
       waiter.reject(new AcquireTimeoutError(this.#node.name, now - waiter.since, counts, holders, lastError))
     }
+    this.#reserve()
   }
 
   #acquireTimeout(waitedMs: number): AcquireTimeoutError {
@@ -432,22 +577,26 @@ export class Pool {
 
   #holders(now: number): AcquireTimeoutError['holders'] {
     return [...this.#busy]
-      .filter((pooled) => pooled.heldSince > 0)
-      .toSorted((a, b) => a.heldSince - b.heldSince)
+      .filter(({ heldSince }) => heldSince > 0)
+      .map(({ heldSince, doing }) => ({ heldMs: now - heldSince, summary: doing }))
+      .concat(this.lanes.heads(now))
+      .toSorted((a, b) => b.heldMs - a.heldMs)
       .slice(0, HOLDERS_NAMED)
-      .map((pooled) => ({ heldMs: now - pooled.heldSince, summary: pooled.doing }))
   }
 
   #tick(): void {
-    const { clock, queryTimeoutMs } = this.#ports
-    this.#tickTimer = clock.setTimeout(
-      () => {
-        this.#tickTimer = null
-        this.#keepHouse()
-        if (this.#state !== 'closed' && (this.counts().total > 0 || this.#waiting.length > 0)) this.#tick()
-      },
-      untilNextLook(this.#busy, clock.now(), tickMs(this.#config, queryTimeoutMs), queryTimeoutMs),
-    )
+    const { clock } = this.#ports
+    this.#tickTimer = clock.setTimeout(() => {
+      this.#tickTimer = null
+      this.#keepHouse()
+      if (this.#state !== 'closed' && (this.counts().total > 0 || this.#waiting.length > 0)) this.#tick()
+    }, this.#untilNextLook(clock.now()))
+  }
+
+  #untilNextLook(now: number): number {
+    const { queryTimeoutMs } = this.#ports
+    const ms = untilNextLook(this.#busy, now, tickMs(this.#config, queryTimeoutMs), queryTimeoutMs)
+    return Math.max(SHORTEST_TICK_MS, this.lanes.untilDeadline(now, queryTimeoutMs, ms))
   }
 
   #keepHouse(): void {
@@ -456,6 +605,7 @@ export class Pool {
       if (enforceDeadline(pooled, now, this.#ports.queryTimeoutMs)) this.suspect()
       if (leaked(pooled, now, this.#config.leakDetectionMs)) this.#reportLeak(pooled, now)
     }
+    this.lanes.enforceDeadlines(now, this.#ports.queryTimeoutMs)
     if (this.#state !== 'open') return
     this.#connector.keepHouse(now)
     for (const pooled of this.#idle.filter((one) => now >= one.lifetimeEnd)) void this.#close(pooled, 'lifetime')

@@ -1,9 +1,10 @@
 // One connection as its pool sees it: whose it is, since when, until when, and what runs on it now.
 
 import type { Permit } from '../core/breaker.ts'
-import type { Session } from '../core/types.ts'
+import type { Rows, Session, Statement } from '../core/types.ts'
+import type { Seat } from './seat.ts'
 
-export class PooledSession {
+export class PooledSession implements Seat {
   readonly session: Session
   readonly openedAt: number
   /** Replaced after this. */
@@ -24,6 +25,9 @@ export class PooledSession {
   leakReported = false
   /** Something ran that may have left a trace in the session. */
   dirty = false
+
+  /** Whose lock timeout is in force: what the user set, or the short one of connections that pipeline writes. */
+  lockTimeout: 'own' | 'short' = 'own'
 
   /** The circuit's permit for the lease's first statement; null once it is settled. */
   permit: Permit | null = null
@@ -67,6 +71,10 @@ export class PooledSession {
     if (this.#outstanding++ > 0) return
     this.sentAt = timed ? now : 0
     this.overdue = 'no'
+  }
+
+  send(statement: Statement): Promise<Rows> {
+    return this.session.send(statement)
   }
 
   settles(now: number): void {

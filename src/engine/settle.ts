@@ -4,7 +4,7 @@ import type { Fault } from '../core/fault.ts'
 import type { Statement } from '../core/types.ts'
 import type { Engine } from './engine.ts'
 import type { Hold } from './hold.ts'
-import type { PooledSession } from './pooled-session.ts'
+import type { Seat } from './seat.ts'
 
 export interface Times {
   readonly attempt: number
@@ -13,14 +13,33 @@ export interface Times {
 }
 
 /** Own writes are counted when they have ended, well or badly: only then can their position be asked for. */
-export function afterwards(engine: Engine, hold: Hold, pooled: PooledSession): void {
-  pooled.settles(engine.clock.now())
+export function afterwards(engine: Engine, hold: Hold, seat: Seat): void {
+  const shared = hold.passage !== null
+  hold.passage = null
+  seat.settles(engine.clock.now())
   if (hold.wrote === null || hold.node!.role === 'replica') return
-  if (pooled.session.lost === null && pooled.session.status !== 'idle') return
+  if (!shared && seat.session.lost === null && seat.session.status !== 'idle') return
   if (hold.redefined) engine.catalogChanged()
   hold.redefined = false
   engine.wrote(hold.wrote)
   hold.wrote = null
+}
+
+/** Whether the server's plan for a named statement has become far worse than it was: then it runs unnamed from now on. */
+export function watchPlan(
+  engine: Engine,
+  { node, passage }: Hold,
+  { session }: Seat,
+  { facts }: Statement,
+  times: Times,
+  executions: number,
+): void {
+  // Behind other statements of its own lease it has waited for them.
+  const ownMs = session.unanswered > 0 ? NaN : engine.clock.now() - times.sentAt - node!.pool.lanes.roundTripMs
+  const regression = node!.planWatch.observe(facts, executions, passage === null ? ownMs : passage.serverMs)
+  if (regression === null) return
+  engine.unname(facts)
+  engine.listeners.emit('plan-regression', { node: node!.name, summary: facts.summary, ...regression })
 }
 
 /** One try of one statement, well or badly ended, in its node's counters. */

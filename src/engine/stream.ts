@@ -30,6 +30,7 @@ export async function* stream(
   const own = hold.transaction === 'none' && !hold.inTransaction
   hold.untimed = true
   if (own) await begin(engine, hold, statement, raw, signal)
+  else await hold.beginNow()
   const times = { attempt: 1, startedAt, sentAt: engine.clock.now() }
   hold.sends(statement.facts)
   let fault: Fault | undefined

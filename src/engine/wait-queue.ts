@@ -8,32 +8,32 @@ export interface Waiter<T> {
   reject(error: unknown): void
 }
 
-interface Place<T> {
-  readonly waiter: Waiter<T>
-  before: Place<T> | null
-  after: Place<T> | null
+interface Place<T, W extends Waiter<T>> {
+  readonly waiter: W
+  before: Place<T, W> | null
+  after: Place<T, W> | null
   left: boolean
 }
 
 /** Where a waiter stands; hand it back to leave. */
-export type Ticket<T> = Place<T>
+export type Ticket<T, W extends Waiter<T> = Waiter<T>> = Place<T, W>
 
-export class WaitQueue<T> {
-  #first: Place<T> | null = null
-  #last: Place<T> | null = null
+export class WaitQueue<T, W extends Waiter<T> = Waiter<T>> {
+  #first: Place<T, W> | null = null
+  #last: Place<T, W> | null = null
   #length = 0
 
   get length(): number {
     return this.#length
   }
 
-  /** Since when the first in the queue has waited; null when nobody waits. */
-  headSince(): number | null {
-    return this.#first?.waiter.since ?? null
+  /** The one who has waited longest, still in the queue. */
+  get head(): W | null {
+    return this.#first?.waiter ?? null
   }
 
-  join(waiter: Waiter<T>): Ticket<T> {
-    const place: Place<T> = { waiter, before: this.#last, after: null, left: false }
+  join(waiter: W): Ticket<T, W> {
+    const place: Place<T, W> = { waiter, before: this.#last, after: null, left: false }
     if (this.#last === null) this.#first = place
     else this.#last.after = place
     this.#last = place
@@ -42,7 +42,7 @@ export class WaitQueue<T> {
   }
 
   /** The one who has waited longest, now out of the queue. */
-  next(): Waiter<T> | null {
+  next(): W | null {
     const place = this.#first
     if (place === null) return null
     this.leave(place)
@@ -50,7 +50,7 @@ export class WaitQueue<T> {
   }
 
   /** Whether it still stood in the queue. */
-  leave(place: Ticket<T>): boolean {
+  leave(place: Ticket<T, W>): boolean {
     if (place.left) return false
     place.left = true
     if (place.before === null) this.#first = place.after
@@ -62,8 +62,8 @@ export class WaitQueue<T> {
   }
 
   /** At most `limit` of those whose deadline has come, now out of the queue. */
-  expired(now: number, limit: number): Waiter<T>[] {
-    const gone: Waiter<T>[] = []
+  expired(now: number, limit: number): W[] {
+    const gone: W[] = []
     for (let place = this.#first; place !== null && gone.length < limit;) {
       const after = place.after
       if (place.waiter.deadline <= now) {

@@ -8,14 +8,14 @@ import type { Ticket, Waiter } from './wait-queue.ts'
 /** Callers who are told at once that they have waited in vain; the rest a turn later, so that others are served too. */
 const EXPIRED_AT_ONCE = 200
 
-export class WaitingRoom<T> {
-  readonly #queue = new WaitQueue<T>()
+export class WaitingRoom<T, W extends Waiter<T> = Waiter<T>> {
+  readonly #queue = new WaitQueue<T, W>()
   readonly #clock: Clock
-  readonly #tell: (late: readonly Waiter<T>[], now: number, waited: number) => void
+  readonly #tell: (late: readonly W[], now: number, waited: number) => void
   #timer: Timer = null
 
   /** `tell` rejects those whose deadline has come; `waited` is how many stood in the queue with them. */
-  constructor(clock: Clock, tell: (late: readonly Waiter<T>[], now: number, waited: number) => void) {
+  constructor(clock: Clock, tell: (late: readonly W[], now: number, waited: number) => void) {
     this.#clock = clock
     this.#tell = tell
   }
@@ -26,25 +26,35 @@ export class WaitingRoom<T> {
 
   /** How long the first in the queue has waited, milliseconds; 0 when nobody waits. */
   headWaitMs(): number {
-    const since = this.#queue.headSince()
+    const { since } = this
     return since === null ? 0 : this.#clock.now() - since
   }
 
-  join(waiter: Waiter<T>): Ticket<T> {
+  /** Since when the first in the queue has waited; null when nobody waits. */
+  get since(): number | null {
+    return this.#queue.head?.since ?? null
+  }
+
+  /** The one who has waited longest, still in the queue. */
+  get head(): W | null {
+    return this.#queue.head
+  }
+
+  join(waiter: W): Ticket<T, W> {
     const ticket = this.#queue.join(waiter)
     if (this.#timer === null) this.#watch()
     return ticket
   }
 
   /** Whether it still stood in the queue. */
-  leave(ticket: Ticket<T>): boolean {
+  leave(ticket: Ticket<T, W>): boolean {
     const waited = this.#queue.leave(ticket)
     this.#restIfEmpty()
     return waited
   }
 
   /** The one who has waited longest, now out of the queue. */
-  next(): Waiter<T> | null {
+  next(): W | null {
     const waiter = this.#queue.next()
     this.#restIfEmpty()
     return waiter
@@ -52,7 +62,7 @@ export class WaitingRoom<T> {
 
   /** Rejects whoever waits since `since` or longer. */
   rejectAll(error: unknown, since = Infinity): void {
-    for (let head = this.#queue.headSince(); head !== null && head <= since; head = this.#queue.headSince()) {
+    for (let { head } = this; head !== null && head.since <= since; head = this.head) {
       this.#queue.next()!.reject(error)
     }
     this.#restIfEmpty()

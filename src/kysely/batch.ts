@@ -4,7 +4,7 @@
 
 import { CompiledQuery, DeleteResult, InsertResult, MergeResult, UpdateResult } from 'kysely'
 import type { DatabaseConnection, IsolationLevel, Kysely, QueryResult, RootOperationNode, UnknownRow } from 'kysely'
-import { BatchError, ConfigError, SmartPgError } from '../core/errors.ts'
+import { BatchError, ConfigError, NotExecutedError, OutcomeUnknownError, SmartPgError } from '../core/errors.ts'
 import type { Phase } from '../core/errors.ts'
 import { factsOf } from '../sql/facts.ts'
 import { Lease } from './lease.ts'
@@ -132,7 +132,7 @@ async function runOnLease(
   const cancel = (): void => void lease.cancelQuery().catch(() => undefined)
   options.signal?.addEventListener('abort', cancel, { once: true })
   try {
-    const results = own ? await inOwnTransaction(lease, queries, options) : await inOrder(lease, queries, options)
+    const results = own ? await inOwnTransaction(lease, queries, options) : await within(lease, queries, options)
     record(lease, queries.length, clock.now() - startedAt, 'ok')
     return results
   } catch (error) {
@@ -143,12 +143,18 @@ async function runOnLease(
   }
 }
 
+async function within(lease: Lease, queries: readonly CompiledQuery[], options: BatchOptions) {
+  if (lease.goTogether(queries)) return inOneWriteWithin(lease, queries, options.signal)
+  return inOrder(lease, queries, options)
+}
+
 async function inOwnTransaction(
   lease: Lease,
   queries: readonly CompiledQuery[],
   { isolationLevel, signal }: BatchOptions,
 ): Promise<QueryResult<unknown>[]> {
   await lease.begin({ isolationLevel }, { signal }).catch((cause: unknown) => fail(lease, null, 'begin', cause))
+  if (lease.goTogether(queries)) return inOneWrite(lease, queries, signal)
   let results: QueryResult<unknown>[]
   try {
     results = await inOrder(lease, queries, { signal })
@@ -162,6 +168,56 @@ async function inOwnTransaction(
     fail(lease, null, 'commit', cause)
   })
   return results
+}
+
+/** BEGIN, the queries and COMMIT under one Sync: one round trip when all goes well. */
+async function inOneWrite(
+  lease: Lease,
+  queries: readonly CompiledQuery[],
+  signal: AbortSignal | undefined,
+): Promise<QueryResult<unknown>[]> {
+  signal?.throwIfAborted()
+  const settled = await lease.together([...queries, CompiledQuery.raw('commit')])
+  const commit = settled.pop()!
+  if (commit.status === 'fulfilled') {
+    try {
+      lease.committed()
+      return settled.map((one) => (one as PromiseFulfilledResult<QueryResult<unknown>>).value)
+    } catch (cause) {
+      return fail(lease, null, 'commit', cause)
+    }
+  }
+  await lease.rollback()
+  // The answer to COMMIT was lost: what the queries were told says nothing any more.
+  if (commit.reason instanceof OutcomeUnknownError) fail(lease, null, 'commit', commit.reason)
+  const { index, phase, cause } = firstFailure(settled, commit.reason)
+  return fail(lease, index, phase, cause)
+}
+
+/** In a transaction of the caller. */
+async function inOneWriteWithin(
+  lease: Lease,
+  queries: readonly CompiledQuery[],
+  signal: AbortSignal | undefined,
+): Promise<QueryResult<unknown>[]> {
+  signal?.throwIfAborted()
+  const settled = await lease.together(queries)
+  if (settled.every((one) => one.status === 'fulfilled')) return settled.map(({ value }) => value)
+  const { index, phase, cause } = firstFailure(settled)
+  return fail(lease, index, phase, cause)
+}
+
+/** What failed by itself, and not because of what stood before it. */
+function firstFailure(
+  settled: readonly PromiseSettledResult<unknown>[],
+  commitFailure?: unknown,
+): { index: number | null; phase: Phase; cause: unknown } {
+  const reasons = settled.map((one) => (one.status === 'rejected' ? (one.reason as unknown) : undefined))
+  const index = reasons.findIndex((reason) => reason !== undefined && !(reason instanceof NotExecutedError))
+  if (index >= 0) return { index, phase: 'execute', cause: reasons[index] }
+  const first = reasons.find((reason) => reason !== undefined)
+  if (first === undefined) return { index: null, phase: 'commit', cause: commitFailure }
+  return { index: null, phase: 'begin', cause: (first as NotExecutedError).cause ?? first }
 }
 
 async function inOrder(

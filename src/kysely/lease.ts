@@ -11,6 +11,7 @@ import type { Engine } from '../engine/engine.ts'
 import { execute } from '../engine/execute.ts'
 import { Hold } from '../engine/hold.ts'
 import { stream } from '../engine/stream.ts'
+import { Together, goesTogether } from '../engine/together.ts'
 import { AbortedTransactionError } from './aborted.ts'
 import { toResult, withCallerStack } from './result.ts'
 
@@ -98,6 +99,7 @@ export class Lease implements DatabaseConnection {
       await this.executeQuery(CompiledQuery.raw(beginText(settings)), options)
     } catch (error) {
       this.#hold.transaction = 'none'
+      this.#hold.lazy = null
       // Not every Kysely gives back the connection of a controlled transaction that could not begin.
       if (this.#hold.answered === 0) this.#hold.release()
       throw error
@@ -108,6 +110,29 @@ export class Lease implements DatabaseConnection {
 
   async commit(): Promise<void> {
     await this.executeQuery(CompiledQuery.raw('commit'))
+    this.committed()
+  }
+
+  /** Whether these can leave in one write, behind what this connection has been sent. */
+  goTogether(queries: readonly CompiledQuery[]): boolean {
+    if (this.#hold.pooled?.session.pipelines !== true) return false
+    return queries.every(({ sql, parameters }) => goesTogether(this.#engine.statement(sql, parameters)))
+  }
+
+  /** All in one write and under one Sync; each is logged, and fails, by itself. Settles when all have. */
+  async together(queries: readonly CompiledQuery[]): Promise<PromiseSettledResult<QueryResult<unknown>>[]> {
+    const hold = this.#hold
+    hold.together = new Together(hold.pooled!.session, queries.length, hold.begin)
+    hold.begin = null
+    try {
+      return await Promise.allSettled(queries.map((query) => this.executeQuery(query)))
+    } finally {
+      hold.together = null
+    }
+  }
+
+  /** The transaction has ended with the COMMIT that was sent last. */
+  committed(): void {
     this.#hold.transaction = 'none'
     // PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and no error.
     if (this.#lastCommand === 'ROLLBACK') throw new AbortedTransactionError()
@@ -146,8 +171,16 @@ export class Lease implements DatabaseConnection {
   }
 
   #statementOf({ sql, parameters }: CompiledQuery): Statement {
-    if (this.#beginning) return { sql, parameters, facts: BEGIN_FACTS }
+    if (this.#beginning) return this.#beginOf(sql)
     return this.#engine.statement(sql, parameters)
+  }
+
+  /** Where several statements may be under way, BEGIN rides with the first statement. */
+  #beginOf(sql: string): Statement {
+    const begin: Statement = { sql, parameters: [], facts: BEGIN_FACTS }
+    const { config } = this.#engine
+    if (config.transactions.lazyBegin && config.wire === 'native') this.#hold.lazy = begin
+    return begin
   }
 
   #assertHeld(): void {

@@ -2,9 +2,9 @@
 // is one group of messages with one Sync, so that a failure is its own and never its neighbour's.
 
 import type { DatabaseError } from 'pg'
-import type { Row, Rows, Statement } from '../core/types.ts'
+import type { Asker, Row, Statement } from '../core/types.ts'
 import { ProtocolFault, readRow } from './decode.ts'
-import type { Description, Parser } from './decode.ts'
+import type { Description, Parser, Tag } from './decode.ts'
 import type { Encoder, Value } from './encode.ts'
 import type { Chunk } from './portal.ts'
 import type { Prepared, PreparedStatements } from './prepared.ts'
@@ -16,46 +16,77 @@ export interface Wire {
   readonly prepared: PreparedStatements
   /** A result may not be read by a description that came with an earlier one. */
   readonly pooled: boolean
+  /** The parsers of today, until the next result of the same description. */
   parsersFor(description: Description): readonly Parser[]
-  /** Whether a named statement that failed so may run once more, now. */
-  heals(error: Error, prepared: Prepared, statement: Statement): boolean
+  /** Puts right what a failed named statement tells of its name; true when the name was what failed. */
+  learns(error: Error, prepared: Prepared): boolean
+  /** Whether it may run once more, now, behind all that was sent after it. */
+  mayRunLast(statement: Statement): boolean
   /** Puts it on the wire again. */
   again(exchange: Exchange): void
 }
 
 export abstract class Exchange {
-  /** The server may ask it for the data of a COPY: nothing is sent behind it. */
-  readonly mayCopy: boolean
-  /** What it is about; undefined for a step of a portal. */
+  /** Who is answered next. */
+  next: Exchange | null = null
+  /** How many statements it stands for. */
+  size = 1
+  /** How many bytes it takes on the wire; about as many as `weight` says until it has been encoded. */
+  bytes = 0
+  /** The server may ask it for the data of a COPY: nothing is sent behind it. Known when it has been encoded. */
+  mayCopy = false
+  /** What it is about; undefined for a step of a portal, and for several at once. */
   readonly statement: Statement | undefined
   protected readonly wire: Wire
-  protected failure: Error | null = null
-  protected rows: Row[] = []
-  protected shape: Description | null | undefined = undefined
-  #parsers: readonly Parser[] | null = null
 
-  constructor(wire: Wire, mayCopy: boolean, statement?: Statement) {
+  constructor(wire: Wire, statement: Statement | undefined) {
     this.wire = wire
-    this.mayCopy = mayCopy
     this.statement = statement
   }
 
   /** Writes its messages. */
   abstract encode(out: Encoder): void
+
+  /** About how many bytes that will be. */
+  get weight(): number {
+    return 0
+  }
+
+  // The answers of the server.
+
+  abstract row(bytes: Buffer, from: number, to: number): void
+  abstract description(description: Description | null): void
+  abstract error(error: DatabaseError): void
+  parseComplete(): void {}
+  complete(_tag: Tag): void {}
+  emptyQuery(): void {}
+  portalSuspended(): void {}
+  /** Answers CopyIn; the server waits for it. */
+  abstract refuseCopy(out: Encoder): void
+  /** Throws when ReadyForQuery comes before everything has been answered. */
+  mustBeAnswered(): void {}
   /** ReadyForQuery has come. */
   abstract ready(): void
+
+  /** The connection is gone. */
+  abstract fail(reason: Error): void
+}
+
+/** An exchange with one result. */
+abstract class ResultExchange extends Exchange {
+  protected failure: Error | null = null
+  protected rows: Row[] = []
+  protected shape: Description | null | undefined = undefined
+  #parsers: readonly Parser[] | null = null
+
   abstract reject(error: Error): void
 
-  parseComplete(): void {}
-  complete(_tag: string): void {}
-  portalSuspended(): void {}
-
-  description(description: Description | null): void {
+  override description(description: Description | null): void {
     this.shape = description
     this.#parsers = null
   }
 
-  row(bytes: Buffer, from: number, to: number): void {
+  override row(bytes: Buffer, from: number, to: number): void {
     if (this.failure !== null) return
     const { shape } = this
     if (shape === null || shape === undefined) throw new ProtocolFault('a row without a description')
@@ -69,136 +100,177 @@ export abstract class Exchange {
     }
   }
 
-  /** Answers CopyIn; the server waits for it. */
-  refuseCopy(out: Encoder): void {
-    out.copyFail('COPY … FROM STDIN has no data to read when it runs as a query')
+  override refuseCopy(out: Encoder): void {
+    out.copyFail(NO_DATA)
     // In copy mode the server has passed over our Sync.
     out.sync()
   }
 
-  error(error: DatabaseError): void {
+  override error(error: DatabaseError): void {
     this.failure ??= error
   }
 
-  /** The connection is gone. */
-  fail(reason: Error): void {
+  override fail(reason: Error): void {
     this.reject(coded(this.wire.node, this.failure ?? reason))
+  }
+
+  /** As if it had never been sent. */
+  protected restart(): void {
+    this.failure = null
+    this.rows = []
+    this.shape = undefined
+    this.#parsers = null
   }
 }
 
+const NO_DATA = 'COPY … FROM STDIN has no data to read when it runs as a query'
+
+/** Of the empty query. */
+const NO_TAG: Tag = { command: null, count: null }
+
 /** A statement and its answer. */
-export class StatementExchange extends Exchange {
+export class StatementExchange extends ResultExchange {
   declare readonly statement: Statement
-  readonly #values: readonly Value[]
-  readonly #resolve: (rows: Rows) => void
-  readonly #reject: (error: Error) => void
-  #prepared: Prepared | undefined
+  protected readonly values: readonly Value[]
+  protected readonly asker: Asker
+  protected prepared: Prepared | undefined = undefined
+  /** Its Parse has been sent and not been answered. */
+  protected parses = false
   #simple = false
-  #parses = false
   #healed = false
-  #command: string | null = null
-  #count: number | null = null
+  #tag = NO_TAG
   #completed = 0
 
-  constructor(
-    wire: Wire,
-    statement: Statement,
-    values: readonly Value[],
-    resolve: (rows: Rows) => void,
-    reject: (error: Error) => void,
-  ) {
-    super(wire, mayBeCopy(statement.sql), statement)
-    this.#values = values
-    this.#resolve = resolve
-    this.#reject = reject
+  constructor(wire: Wire, statement: Statement, values: readonly Value[], asker: Asker) {
+    super(wire, statement)
+    this.values = values
+    this.asker = asker
   }
 
-  reject(error: Error): void {
-    this.#reject(error)
+  override reject(error: Error): void {
+    this.asker.reject(error)
   }
 
-  encode(out: Encoder): void {
+  override get weight(): number {
+    let bytes = this.statement.sql.length
+    for (const value of this.values) bytes += value === null ? 4 : 4 + value.length
+    return bytes
+  }
+
+  override encode(out: Encoder): void {
     const { sql, name } = this.statement
-    if (name === undefined && this.#values.length === 0) {
+    if (name === undefined && this.values.length === 0) {
       // Only so several statements may stand in one text.
       this.#simple = true
+      this.mayCopy = COPY.test(sql)
       out.query(sql)
       return
     }
-    const prepared = name === undefined ? undefined : this.wire.prepared.use(name)
-    for (const leaving of this.wire.prepared.leaving()) out.closeStatement(leaving)
-    this.#prepared = prepared
-    const own = prepared?.name ?? ''
-    this.#parses = prepared?.state !== 'held'
-    if (this.#parses) {
-      out.parse(own, sql)
-      if (prepared !== undefined) prepared.state = 'asked'
-    }
-    out.bind('', own, this.#values)
-    // A description belongs to one Parse on one connection; behind a pooler nobody knows which that is.
-    const known = prepared === undefined || this.#parses || this.wire.pooled ? undefined : prepared.description
-    if (known === undefined) out.describePortal('')
-    else this.shape = known
-    out.execute('', 0)
+    closeLeaving(this.wire, out)
+    const prepared = name === undefined ? undefined : this.wire.prepared.use(name, this)
+    // Who makes room for it.
+    closeLeaving(this.wire, out)
+    if (prepared === undefined) this.mayCopy = isCopy(this.statement)
+    else this.mayCopy = prepared.mayCopy ??= isCopy(this.statement)
+    this.encodeSteps(out, prepared, this)
     out.sync()
   }
 
+  /** Everything but the Sync. */
+  protected encodeSteps(out: Encoder, prepared: Prepared | undefined, by: object): void {
+    const own = prepared === undefined ? '' : prepared.name
+    const known = prepared !== undefined && (prepared.state === 'held' || prepared.askedBy === by)
+    this.prepared = prepared
+    this.parses = !known
+    if (!known) {
+      out.parse(own, this.statement.sql)
+      if (prepared !== undefined) {
+        prepared.state = 'asked'
+        prepared.askedBy = by
+      }
+    }
+    out.bind('', own, this.values)
+    // A description belongs to one Parse on one connection; behind a pooler nobody knows which that is.
+    const description = prepared === undefined || !known || this.wire.pooled ? undefined : prepared.description
+    if (description === undefined) out.describePortal('')
+    else this.shape = description
+    out.execute('', 0)
+  }
+
   override refuseCopy(out: Encoder): void {
-    if (this.#simple) out.copyFail('COPY … FROM STDIN has no data to read when it runs as a query')
+    if (this.#simple) out.copyFail(NO_DATA)
     else super.refuseCopy(out)
   }
 
   override parseComplete(): void {
-    if (this.#prepared !== undefined) this.#prepared.state = 'held'
-    this.#parses = false
+    this.parses = false
+    const { prepared } = this
+    if (prepared === undefined) return
+    prepared.state = 'held'
+    prepared.askedBy = null
   }
 
   override description(description: Description | null): void {
     super.description(description)
-    if (this.#prepared !== undefined) this.#prepared.description = description
+    if (this.prepared !== undefined) this.prepared.description = description
     if (this.#completed > 0) this.rows = []
   }
 
-  override complete(tag: string): void {
-    const parts = TAG.exec(tag)
+  override complete(tag: Tag): void {
     this.#completed++
-    this.#command = parts?.[1] ?? null
-    const count = parts?.[3] ?? parts?.[2]
-    this.#count = count === undefined ? null : Number(count)
+    this.#tag = tag
   }
 
-  ready(): void {
-    const { failure } = this
-    // The Parse did not get through, or the server would have said so.
-    if (this.#parses && this.#prepared !== undefined) this.wire.prepared.gone(this.#prepared)
+  override ready(): void {
+    const { failure, prepared } = this
+    this.settleName()
     if (failure === null) {
-      this.#resolve(
-        this.#completed > 1
-          ? { rows: [], command: this.#command, count: null }
-          : { rows: this.rows, command: this.#command, count: this.#count },
-      )
+      this.answer()
     } else if (
+      prepared !== undefined &&
+      this.wire.learns(failure, prepared) &&
       !this.#healed &&
-      this.#prepared !== undefined &&
-      this.wire.heals(failure, this.#prepared, this.statement)
+      this.wire.mayRunLast(this.statement)
     ) {
       this.#healed = true
-      this.failure = null
-      this.rows = []
-      this.shape = undefined
-      this.#completed = 0
+      this.restart()
       this.wire.again(this)
     } else {
       this.reject(failure)
     }
   }
+
+  /** What its end says of its name. */
+  protected settleName(): void {
+    const { prepared } = this
+    if (prepared === undefined) return
+    // The Parse did not get through, or the server would have said so.
+    if (this.parses) this.wire.prepared.gone(prepared)
+    else prepared.executions++
+  }
+
+  protected answer(): void {
+    const { prepared, rows } = this
+    const { command, count } = this.#tag
+    if (this.#completed > 1) this.asker.resolve({ rows: [], command, count: null })
+    else if (prepared === undefined) this.asker.resolve({ rows, command, count })
+    else this.asker.resolve({ rows, command, count, executions: prepared.executions })
+  }
+
+  protected override restart(): void {
+    super.restart()
+    this.#tag = NO_TAG
+    this.#completed = 0
+  }
 }
 
-/** As pg reads it: the first word, and the last of up to two numbers. */
-const TAG = /^([A-Za-z]+)(?: (\d+))?(?: (\d+))?/
+/** What the server shall no longer keep. It stands before anything that could fail, so that it is always carried out. */
+export function closeLeaving({ prepared }: Wire, out: Encoder): void {
+  for (const name of prepared.leaving()) out.closeStatement(name)
+}
 
 /** One step of a portal. */
-export class PortalExchange extends Exchange {
+export class PortalExchange extends ResultExchange {
   readonly done: Promise<Chunk>
   readonly #encode: (out: Encoder) => void
   readonly #described: (description: Description | null) => void
@@ -214,7 +286,8 @@ export class PortalExchange extends Exchange {
     known: Description | null | undefined,
     described: (description: Description | null) => void,
   ) {
-    super(wire, mayBeCopy(sql))
+    super(wire, undefined)
+    this.mayCopy = COPY.test(sql)
     this.#encode = encode
     this.#described = described
     this.shape = known
@@ -224,7 +297,7 @@ export class PortalExchange extends Exchange {
     })
   }
 
-  encode(out: Encoder): void {
+  override encode(out: Encoder): void {
     this.#encode(out)
   }
 
@@ -237,19 +310,21 @@ export class PortalExchange extends Exchange {
     this.#suspended = true
   }
 
-  ready(): void {
+  override ready(): void {
     if (this.failure === null) this.#resolve({ rows: this.rows, suspended: this.#suspended })
     else this.#reject(this.failure)
   }
 
-  reject(error: Error): void {
+  override reject(error: Error): void {
     this.#reject(error)
   }
 }
 
 /** No text without this word is a COPY, whatever it is called or hides behind. */
-function mayBeCopy(sql: string): boolean {
-  return COPY.test(sql)
-}
-
 const COPY = /copy/i
+const BEGINS_WITH_COPY = /^\s*copy\b/i
+
+/** Whether the one statement of the text is, or cannot be told from, a COPY. */
+export function isCopy({ sql, facts }: Statement): boolean {
+  return COPY.test(sql) && (facts.verb === 'copy' || facts.verb === '' || BEGINS_WITH_COPY.test(sql))
+}

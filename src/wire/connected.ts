@@ -13,6 +13,8 @@ export interface SessionOptions {
   readonly cacheSize: number
   /** The server had lost, or already had, a statement of ours: something between us reuses its connections. */
   readonly onStatementsUnreliable: () => void
+  /** The row type of the statement of this name has changed (0A000), and every connection that knows the name will say so. */
+  readonly onStatementsOutdated: (name: string) => void
 }
 
 export abstract class ConnectedSession {
@@ -23,6 +25,7 @@ export abstract class ConnectedSession {
   /** Private for real, because it may hold keys and whoever inspects a session would see them. */
   readonly #options: SessionOptions
   readonly #lostListeners: ((reason: Error) => void)[] = []
+  readonly #readListeners: (() => void)[] = []
 
   /** Takes over an authenticated client. */
   constructor(client: PgClient, options: SessionOptions) {
@@ -89,6 +92,16 @@ export abstract class ConnectedSession {
   onLost(listener: (reason: Error) => void): void {
     if (this.lost !== null) listener(this.lost)
     else this.#lostListeners.push(listener)
+  }
+
+  onRead(listener: () => void): void {
+    this.#readListeners.push(listener)
+  }
+
+  /** Every answer of this read has been told. */
+  protected tellRead(): void {
+    const listeners = this.#readListeners
+    for (let i = 0; i < listeners.length; i++) listeners[i]!()
   }
 
   onNotification(listener: (channel: string, payload: string) => void): void {

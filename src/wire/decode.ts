@@ -16,6 +16,16 @@ export interface Description {
   readonly formats: readonly ('text' | 'binary')[]
   /** Every column, null. A copy of it is where each row begins: all rows of one shape, `__proto__` a plain property. */
   readonly template: Row
+  /** One for each column, filled in anew for every result. */
+  readonly parsers: Parser[]
+}
+
+/** What a command says of itself when it has ended: `INSERT 0 5`. */
+export interface Tag {
+  /** The first word; null where there is none. */
+  readonly command: string | null
+  /** The last number. */
+  readonly count: number | null
 }
 
 export type Parser = (value: string | Buffer) => unknown
@@ -33,7 +43,7 @@ export interface Receiver {
   /** null: the statement gives no rows. */
   description(description: Description | null): void
   row(bytes: Buffer, from: number, to: number): void
-  complete(tag: string): void
+  complete(tag: Tag): void
   emptyQuery(): void
   portalSuspended(): void
   copyIn(): void
@@ -53,6 +63,9 @@ export class Decoder {
   #ended = false
   /** The lines of a COPY … TO STDOUT come. */
   #copying = false
+  /** The last tag and its bytes: most commands say the same as the one before. */
+  #tag: Tag = { command: null, count: null }
+  #tagBytes: Buffer = Buffer.alloc(0)
 
   constructor(receiver: Receiver, largest: number = LARGEST) {
     this.#receiver = receiver
@@ -126,9 +139,21 @@ export class Decoder {
     if (size >= HEADER) this.#lengthOf(this.#partial, 0)
   }
 
+  #tagOf(bytes: Buffer, from: number, to: number): Tag {
+    const before = this.#tagBytes
+    if (before.length === to - from) {
+      let i = 0
+      while (i < before.length && before[i] === bytes[from + i]) i++
+      if (i === before.length) return this.#tag
+    }
+    this.#tag = readTag(new Fields(bytes, from, to).last())
+    this.#tagBytes = Buffer.from(bytes.subarray(from, to))
+    return this.#tag
+  }
+
   #lengthOf(bytes: Buffer, at: number): number {
     const type = bytes[at]!
-    if (!KNOWN.has(type)) throw new ProtocolFault(`a message of unknown type 0x${type.toString(16)}`)
+    if (KNOWN_TYPES[type] === 0) throw new ProtocolFault(`a message of unknown type 0x${type.toString(16)}`)
     const length = int32(bytes, at + 1)
     if (length < 4 || length > this.#largest) throw new ProtocolFault(`a message of length ${length}`)
     return length
@@ -142,7 +167,7 @@ export class Decoder {
         return receiver.row(bytes, from, end)
       case COMMAND_COMPLETE:
         this.#copying = false
-        return receiver.complete(new Fields(bytes, from, end).last())
+        return receiver.complete(this.#tagOf(bytes, from, end))
       case READY_FOR_QUERY:
         this.#copying = false
         return receiver.ready(statusOf(bytes, from, end))
@@ -200,6 +225,18 @@ const [COPY_IN, COPY_OUT, EMPTY_QUERY, NOTICE_RESPONSE] = [0x47, 0x48, 0x49, 0x4
 const [PARAMETER_STATUS, ROW_DESCRIPTION, READY_FOR_QUERY] = [0x53, 0x54, 0x5a]
 const [COPY_DONE, COPY_DATA, NO_DATA, PORTAL_SUSPENDED, PARAMETER_DESCRIPTION] = [0x63, 0x64, 0x6e, 0x73, 0x74]
 
+/** KNOWN, one byte each: every message is looked at. */
+const KNOWN_TYPES = Uint8Array.from({ length: 256 }, (_, type) => Number(KNOWN.has(type)))
+
+/** As pg reads it: the first word, and the last of up to two numbers. */
+const TAG = /^([A-Za-z]+)(?: (\d+))?(?: (\d+))?/
+
+function readTag(text: string): Tag {
+  const parts = TAG.exec(text)
+  const count = parts?.[3] ?? parts?.[2]
+  return { command: parts?.[1] ?? null, count: count === undefined ? null : Number(count) }
+}
+
 /** One row, through the parsers of this result. A column that stands twice has its last value, as in pg. */
 export function readRow(
   bytes: Buffer,
@@ -248,7 +285,7 @@ function readDescription(fields: Fields): Description {
   }
   fields.end()
   // A column `__proto__` is a property of its own here and in every copy.
-  return { names, oids, formats, template: { ...template } }
+  return { names, oids, formats, template: { ...template }, parsers: [] }
 }
 
 /** The same object, with the same properties in the same order, as pg makes of it. */

@@ -47,6 +47,11 @@ export class Encoder {
     return this.#at === this.#from
   }
 
+  /** Bytes since the last time somebody took them. */
+  get length(): number {
+    return this.#at - this.#from
+  }
+
   /** All bytes since the last time. */
   take(): Buffer {
     const taken = this.#bytes.subarray(this.#from, this.#at)

@@ -1,7 +1,7 @@
 // One thing at a time on the wire: what is sent, and what is made of the answer once ReadyForQuery has come.
 
 import { Query } from 'pg'
-import type { Row, Rows, Statement } from '../core/types.ts'
+import type { Asker, Row, Rows, Statement } from '../core/types.ts'
 import type { PortalStep } from './cursor.ts'
 import type { PgClient } from './pg-client.ts'
 import { coded } from './values.ts'
@@ -27,8 +27,10 @@ export interface Line {
   use(name: string): string
   /** pg shall parse this name again. */
   forget(name: string): void
+  /** The name has run once more; how often since it was prepared. */
+  ran(name: string): number
   /** Takes a failed named statement's name out of the way; true when it may run once more, now. */
-  heal(error: Error, name: string, sql: string): boolean
+  heal(error: Error, name: string, statement: Statement): boolean
   /** Puts an exchange on the wire, in its own place. */
   begin(exchange: Exchange): void
 }
@@ -39,25 +41,17 @@ export class QueryExchange implements Exchange {
   readonly #line: Line
   readonly #statement: Statement
   readonly #values: unknown[]
-  readonly #resolve: (rows: Rows) => void
-  readonly #reject: (error: Error) => void
+  readonly #asker: Asker
   #name: string | undefined
   #failure: Error | null = null
   #rows: Rows | null = null
   #healed = false
 
-  constructor(
-    line: Line,
-    statement: Statement,
-    values: unknown[],
-    resolve: (rows: Rows) => void,
-    reject: (error: Error) => void,
-  ) {
+  constructor(line: Line, statement: Statement, values: unknown[], asker: Asker) {
     this.#line = line
     this.#statement = statement
     this.#values = values
-    this.#resolve = resolve
-    this.#reject = reject
+    this.#asker = asker
   }
 
   start(): void {
@@ -75,19 +69,22 @@ export class QueryExchange implements Exchange {
 
   ready(): void {
     const failure = this.#failure
+    const name = this.#name
+    const executions = name === undefined ? 0 : this.#line.ran(name)
     if (failure === null) {
-      this.#resolve(this.#rows ?? NO_ROWS)
-    } else if (this.#name !== undefined && !this.#healed && this.#line.heal(failure, this.#name, this.#statement.sql)) {
+      const rows = this.#rows ?? NO_ROWS
+      this.#asker.resolve(name === undefined ? rows : { ...rows, executions })
+    } else if (name !== undefined && this.#line.heal(failure, name, this.#statement) && !this.#healed) {
       this.#healed = true
       this.#failure = null
       this.#line.begin(this)
     } else {
-      this.#reject(failure)
+      this.#asker.reject(failure)
     }
   }
 
   fail(reason: Error): void {
-    this.#reject(coded(this.#line.node, this.#failure ?? reason))
+    this.#asker.reject(coded(this.#line.node, this.#failure ?? reason))
   }
 }
 

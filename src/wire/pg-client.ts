@@ -18,6 +18,9 @@ export interface PgConnection {
   readonly parsedStatements: Record<string, string>
   readonly stream: {
     readonly writable: boolean
+    /** Bytes that the operating system has not taken yet. */
+    readonly writableLength: number
+    once(event: 'drain', listener: () => void): void
     write(bytes: Buffer): boolean
     destroy(error?: Error): void
     setKeepAlive?(on: boolean, delayMs: number): void

@@ -6,7 +6,8 @@
 
 import { LRUCache } from 'lru-cache'
 import type { Query } from 'pg'
-import type { Portal, Row, Rows, Session, Statement, TransactionStatus } from '../core/types.ts'
+import { SmartPgError } from '../core/errors.ts'
+import type { Asker, Portal, Row, Rows, Session, Statement, TransactionStatus } from '../core/types.ts'
 import { ConnectedSession } from './connected.ts'
 import type { SessionOptions } from './connected.ts'
 import { PgPortalSteps } from './cursor.ts'
@@ -19,13 +20,19 @@ import { SteppedPortal } from './portal.ts'
 import { notSent, serialize } from './values.ts'
 
 export class PgSession extends ConnectedSession implements Session, Line {
+  readonly pipelines = false
+  /** pg writes at once, and says nothing of how much. */
+  readonly unflushed = 0
+  readonly bytesUnanswered = 0
   status: TransactionStatus = 'idle'
   readonly #queue: Exchange[] = []
   /** Names the server holds for us. One that is pushed out waits in `#doomed` until it can be deallocated. */
-  readonly #prepared: LRUCache<string, true>
+  readonly #prepared: LRUCache<string, { executions: number }>
   readonly #doomed = new Set<string>()
   readonly #outgoing: Outgoing
   #inFlight: Exchange | null = null
+  /** Who has been answered is being told: what he asks now stands behind those who wait already. */
+  #telling = false
   /** Raised when the server holds a statement under our name that must not be used again. */
   #generation = 0
   #portals = 0
@@ -48,15 +55,28 @@ export class PgSession extends ConnectedSession implements Session, Line {
   }
 
   send(statement: Statement): Promise<Rows> {
+    return new Promise((resolve, reject) => this.ask(statement, { resolve, reject }))
+  }
+
+  ask(statement: Statement, asker: Asker): void {
     let values: unknown[]
     try {
       values = serialize(statement.parameters, this.options.node)
     } catch (error) {
-      return Promise.reject(error)
+      asker.reject(error as Error)
+      return
     }
-    return new Promise((resolve, reject) => {
-      this.#enqueue(new QueryExchange(this, statement, values, resolve, reject))
-    })
+    this.#enqueue(new QueryExchange(this, statement, values, asker))
+  }
+
+  sendTogether(statements: readonly Statement[]): Promise<Rows>[] {
+    const refused = (): Error =>
+      new SmartPgError('SMARTPG_INVALID_QUERY', "With `wire: 'pg'` no statements can be sent together.", {
+        node: this.node,
+        phase: 'send',
+        hint: 'Nothing was sent. Send one after the other.',
+      })
+    return statements.map(() => Promise.reject(refused()))
   }
 
   openPortal(statement: Statement): Portal {
@@ -86,8 +106,15 @@ export class PgSession extends ConnectedSession implements Session, Line {
   use(name: string): string {
     const own = this.#generation === 0 ? name : `${name}_${this.#generation.toString(36)}`
     if (this.#doomed.size > 0) this.#doomed.delete(own)
-    if (this.#prepared.get(own) === undefined) this.#prepared.set(own, true)
+    if (this.#prepared.get(own) === undefined) this.#prepared.set(own, { executions: 0 })
     return own
+  }
+
+  ran(name: string): number {
+    const known = this.#prepared.peek(name)
+    // One that pg does not know did not get through its Parse.
+    if (known === undefined || this.client.connection.parsedStatements[name] === undefined) return 0
+    return ++known.executions
   }
 
   /** pg shall parse this name again. */
@@ -96,16 +123,18 @@ export class PgSession extends ConnectedSession implements Session, Line {
   }
 
   /** Takes a failed named statement's name out of the way; true when it may run once more, now. */
-  heal(error: Error, name: string, sql: string): boolean {
+  heal(error: Error, name: string, statement: Statement): boolean {
     const code = 'code' in error ? error.code : undefined
     if (code === '0A000' && (error as { routine?: string }).routine === 'RevalidateCachedQuery') {
       // The row type changed under a prepared statement: every name of this connection may be next.
       this.#generation++
       this.#prepared.delete(name)
       this.#doomed.add(name)
+      this.options.onStatementsOutdated(statement.name!)
     } else if (code === '26000' || code === '42P05') {
+      this.#prepared.set(name, { executions: 0 })
       if (code === '26000') this.forget(name)
-      else this.client.connection.parsedStatements[name] = sql
+      else this.client.connection.parsedStatements[name] = statement.sql
       this.options.onStatementsUnreliable()
     } else {
       return false
@@ -115,7 +144,7 @@ export class PgSession extends ConnectedSession implements Session, Line {
 
   #enqueue(exchange: Exchange): void {
     if (this.lost !== null || this.closing) exchange.fail(notSent(this.options.node, this.lost))
-    else if (this.#inFlight !== null) this.#queue.push(exchange)
+    else if (this.#inFlight !== null || this.#telling) this.#queue.push(exchange)
     else this.begin(exchange)
   }
 
@@ -129,7 +158,10 @@ export class PgSession extends ConnectedSession implements Session, Line {
     this.status = STATUS[this.client.getTransactionStatus() ?? 'I']
     const settled = this.#inFlight
     this.#inFlight = null
+    this.#telling = true
     settled?.ready()
+    if (settled?.housekeeping === false && this.#inFlight === null) this.tellRead()
+    this.#telling = false
     // It may have begun again.
     if (this.#inFlight !== null || this.lost !== null) return
     const next = this.#nextDeallocation() ?? this.#queue.shift()

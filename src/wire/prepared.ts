@@ -8,13 +8,21 @@ export interface Prepared {
   readonly name: string
   /** `asked`: the server has been sent it and has not yet said that it took it. */
   state: 'new' | 'asked' | 'held'
+  /** Who asked, while it is asked. */
+  askedBy: object | null
   /** As the server described it when it was parsed; undefined while that is not known. */
   description: Description | null | undefined
+  /** How often this connection has run it since it was parsed. */
+  executions: number
+  /** The server may ask it for data; undefined while nobody has looked. */
+  mayCopy: boolean | undefined
 }
 
 export class PreparedStatements {
   readonly #known: LRUCache<string, Prepared>
   #leaving: string[] = []
+  /** The one that was used last, so that a text which comes again and again is not looked up. */
+  #last: Prepared | undefined
 
   constructor(max: number) {
     this.#known = new LRUCache<string, Prepared>({
@@ -25,13 +33,29 @@ export class PreparedStatements {
     })
   }
 
-  /** It counts as used now. Undefined while nobody knows whether the server took it: then it runs unnamed. */
-  use(name: string): Prepared | undefined {
-    const known = this.#known.get(name)
-    if (known !== undefined) return known.state === 'asked' ? undefined : known
-    const fresh: Prepared = { name, state: 'new', description: undefined }
-    this.#known.set(name, fresh)
-    return fresh
+  /**
+   * It counts as used now. Undefined while nobody knows whether the server took it, unless `by` itself has asked and
+   * fails as a whole when it did not; and while it is still to be closed. Then it runs unnamed.
+   */
+  use(name: string, by: object): Prepared | undefined {
+    let known = this.#last
+    if (known === undefined || known.name !== name) {
+      known = this.#known.get(name)
+      if (known === undefined) {
+        if (this.#leaving.length > 0 && this.#leaving.includes(name)) return undefined
+        known = {
+          name,
+          state: 'new',
+          askedBy: null,
+          description: undefined,
+          executions: 0,
+          mayCopy: undefined,
+        }
+        this.#known.set(name, known)
+      }
+      this.#last = known
+    }
+    return known.state === 'asked' && known.askedBy !== by ? undefined : known
   }
 
   /** What the server shall close before anything else; it is not told a second time. */
@@ -45,7 +69,10 @@ export class PreparedStatements {
   /** The server does not hold it. */
   gone(prepared: Prepared): void {
     prepared.state = 'new'
+    prepared.askedBy = null
     prepared.description = undefined
+    prepared.executions = 0
+    if (this.#last === prepared) this.#last = undefined
     if (this.#known.peek(prepared.name) === prepared) this.#known.delete(prepared.name)
   }
 
@@ -55,12 +82,14 @@ export class PreparedStatements {
     if (this.#known.peek(because.name) !== because) return
     this.#leaving.push(...this.#known.keys())
     this.#known.clear()
+    this.#last = undefined
   }
 
   /** The server holds none of them any more. */
   forget(): void {
     this.#known.clear()
     this.#leaving = []
+    this.#last = undefined
   }
 }
 

@@ -3,18 +3,19 @@
 // leaves as one write. Answers come in the order of the questions and settle at ReadyForQuery.
 
 import type { DatabaseError } from 'pg'
-import { SmartPgError } from '../core/errors.ts'
-import type { Portal, Rows, Session, Statement, TransactionStatus } from '../core/types.ts'
-import { PortalExchange, StatementExchange } from './answer.ts'
+import { NotExecutedError, SmartPgError } from '../core/errors.ts'
+import type { Asker, Portal, Rows, Session, Statement, TransactionStatus } from '../core/types.ts'
+import { PortalExchange, StatementExchange, isCopy } from './answer.ts'
 import type { Exchange, Wire } from './answer.ts'
 import { ConnectedSession } from './connected.ts'
 import type { SessionOptions } from './connected.ts'
 import { Decoder, ProtocolFault } from './decode.ts'
-import type { Description, Notice, Parser, Receiver } from './decode.ts'
+import type { Description, Notice, Parser, Receiver, Tag } from './decode.ts'
 import { Encoder, tooLarge } from './encode.ts'
 import type { Value } from './encode.ts'
 import { nonsense } from './framing.ts'
 import type { Guard } from './framing.ts'
+import { GroupExchange, GroupMember } from './group.ts'
 import type { PgClient } from './pg-client.ts'
 import { SteppedPortal } from './portal.ts'
 import type { Chunk, PortalSteps } from './portal.ts'
@@ -27,19 +28,31 @@ export interface NativeSessionOptions extends SessionOptions {
   readonly mayBePooled: () => boolean
 }
 
+/** The socket's own queue gets no more while it holds this: what a slow network cannot take waits here, in one buffer. */
+const MOST_QUEUED = 1024 * 1024
+
 export class NativeSession extends ConnectedSession implements Session, Wire, Receiver {
+  readonly pipelines = true
   status: TransactionStatus = 'idle'
   readonly prepared: PreparedStatements
   readonly #mayBePooled: () => boolean
   readonly #encoder = new Encoder()
   readonly #decoder = new Decoder(this)
-  /** Written or about to be, in the order in which the answers come. */
-  readonly #line: Exchange[] = []
-  /** How many of the last in line have not left yet. */
+  // The line: written or about to be, in the order in which the answers come.
+  #first: Exchange | null = null
+  #last: Exchange | null = null
+  /** How many statements stand in line, and how many of them, at its end, have not left yet. */
+  #inLine = 0
   #unflushed = 0
   /** Not to be sent before the one that may be a COPY has ended. */
   readonly #held: Exchange[] = []
+  #holding = 0
+  #bytes = 0
+  /** An answer has come with the bytes that are being read. */
+  #answered = false
   #flushing = false
+  /** The socket has more than it can take, and tells when it has not. */
+  #draining = false
   #portals = 0
 
   /** Takes over an authenticated client of which pg's parser has read everything so far. */
@@ -52,7 +65,15 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   }
 
   get unanswered(): number {
-    return this.#line.length + this.#held.length
+    return this.#inLine + this.#holding
+  }
+
+  get unflushed(): number {
+    return this.#unflushed + this.#holding
+  }
+
+  get bytesUnanswered(): number {
+    return this.#bytes
   }
 
   get pooled(): boolean {
@@ -60,15 +81,36 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   }
 
   send(statement: Statement): Promise<Rows> {
+    return new Promise((resolve, reject) => this.ask(statement, { resolve, reject }))
+  }
+
+  ask(statement: Statement, asker: Asker): void {
     let values: readonly Value[]
     try {
       values = this.#valuesOf(statement)
     } catch (error) {
-      return Promise.reject(error)
+      asker.reject(error as Error)
+      return
     }
-    return new Promise((resolve, reject) => {
-      this.#enqueue(new StatementExchange(this, statement, values, resolve, reject))
+    this.#enqueue(new StatementExchange(this, statement, values, asker))
+  }
+
+  sendTogether(statements: readonly Statement[]): Promise<Rows>[] {
+    const values: (readonly Value[])[] = []
+    try {
+      for (const statement of statements) values.push(this.#valuesInGroup(statement))
+    } catch (error) {
+      const others = (): Error => new NotExecutedError(this.node, UNSENT_TOGETHER, 'send', error)
+      return statements.map((_, i) => Promise.reject(i === values.length ? error : others()))
+    }
+    const members: GroupMember[] = []
+    const answers = statements.map((statement, i) => {
+      return new Promise<Rows>((resolve, reject) => {
+        members.push(new GroupMember(this, statement, values[i]!, { resolve, reject }))
+      })
     })
+    if (members.length > 0) this.#enqueue(new GroupExchange(this, members))
+    return answers
   }
 
   openPortal(statement: Statement): Portal {
@@ -83,37 +125,44 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
 
   // What an answer asks of its session.
 
-  parsersFor({ oids, formats }: Description): readonly Parser[] {
+  parsersFor({ oids, formats, parsers }: Description): readonly Parser[] {
     const { client } = this
-    return oids.map((oid, i) => client.getTypeParser(oid as never, formats[i]) as Parser)
+    for (let i = 0; i < oids.length; i++) {
+      parsers[i] = client.getTypeParser(oids[i] as never, formats[i]) as Parser
+    }
+    return parsers
   }
 
-  heals(error: Error, prepared: Prepared, statement: Statement): boolean {
+  learns(error: Error, prepared: Prepared): boolean {
     const { code, routine } = error as { code?: string; routine?: string }
     if (code === '0A000' && routine === 'RevalidateCachedQuery') {
       this.prepared.renew(prepared)
+      this.options.onStatementsOutdated(prepared.name)
     } else if (code === '26000') {
       this.prepared.gone(prepared)
       this.options.onStatementsUnreliable()
     } else if (code === '42P05') {
-      const there = this.prepared.use(prepared.name)
+      const there = this.prepared.use(prepared.name, this)
       if (there !== undefined) there.state = 'held'
       this.options.onStatementsUnreliable()
     } else {
       return false
     }
-    return this.status === 'idle' && this.lost === null && this.#mayRunLast(statement)
+    return true
+  }
+
+  mayRunLast({ facts }: Statement): boolean {
+    if (this.status !== 'idle' || this.lost !== null) return false
+    if (this.#first === null) return true
+    if (this.#blocked || !facts.retrySafe) return false
+    for (let one: Exchange | null = this.#first; one !== null; one = one.next) {
+      if (one.statement === undefined || !standsAlone(one.statement)) return false
+    }
+    return true
   }
 
   again(exchange: Exchange): void {
     this.#begin(exchange)
-  }
-
-  /** Whether it makes no difference that a statement runs behind those that were sent after it. */
-  #mayRunLast({ facts }: Statement): boolean {
-    if (this.#line.length === 0) return true
-    if (this.#blocked) return false
-    return facts.retrySafe && this.#line.every(({ statement }) => statement !== undefined && standsAlone(statement))
   }
 
   // What the server says.
@@ -130,12 +179,12 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     this.#current().row(bytes, from, to)
   }
 
-  complete(tag: string): void {
+  complete(tag: Tag): void {
     this.#current().complete(tag)
   }
 
   emptyQuery(): void {
-    this.#current()
+    this.#current().emptyQuery()
   }
 
   portalSuspended(): void {
@@ -145,28 +194,26 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   copyIn(): void {
     const exchange = this.#current()
     // What stands behind it would be taken for its data.
-    if (this.#line.length > 1) throw new ProtocolFault('a COPY that nobody asked for')
+    if (exchange !== this.#last) throw new ProtocolFault('a COPY that nobody asked for')
     exchange.refuseCopy(this.#encoder)
     this.#flush()
   }
 
   error(error: DatabaseError): void {
-    const exchange = this.#line[0]
-    if (exchange !== undefined && this.#line.length > this.#unflushed) {
-      exchange.error(error)
-      return
-    }
+    if (this.#inLine > this.#unflushed) this.#first!.error(error)
     // Nothing was asked: the server says why it leaves.
-    this.destroy(error)
+    else this.destroy(error)
   }
 
   ready(status: 'I' | 'T' | 'E'): void {
     const settled = this.#current()
+    settled.mustBeAnswered()
     this.status = STATUS[status]
     this.client._txStatus = status
-    this.#line.shift()
+    this.#leave(settled)
+    this.#answered = true
     settled.ready()
-    while (this.#held.length > 0 && !this.#blocked && this.lost === null) this.#begin(this.#held.shift()!)
+    if (this.#holding > 0) this.#release()
   }
 
   notice(notice: Notice): void {
@@ -183,8 +230,8 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
 
   /** Whose answer this is. */
   #current(): Exchange {
-    if (this.#line.length === this.#unflushed) throw new ProtocolFault('an answer to nothing')
-    return this.#line[0]!
+    if (this.#inLine === this.#unflushed) throw new ProtocolFault('an answer to nothing')
+    return this.#first!
   }
 
   #read(bytes: Buffer): void {
@@ -193,6 +240,9 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     } catch (cause) {
       this.client.connection.stream.destroy(nonsense(this.options.node, cause))
     }
+    if (!this.#answered) return
+    this.#answered = false
+    this.tellRead()
   }
 
   // What is said to the server.
@@ -209,20 +259,49 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     })
   }
 
+  #valuesInGroup(statement: Statement): readonly Value[] {
+    if (!isCopy(statement)) return this.#valuesOf(statement)
+    throw new SmartPgError('SMARTPG_INVALID_QUERY', 'COPY cannot be sent together with other statements.', {
+      node: this.node,
+      phase: 'send',
+      hint: 'Nothing was sent. Run it on a connection of its own, outside of the batch.',
+    })
+  }
+
   #enqueue(exchange: Exchange): void {
     if (this.lost !== null || this.closing) exchange.fail(notSent(this.options.node, this.lost))
-    else if (this.#held.length > 0 || this.#blocked) this.#held.push(exchange)
+    else if (this.#holding > 0 || this.#blocked) this.#hold(exchange)
     else this.#begin(exchange)
   }
 
   /** The last in line may be a COPY, which would take what comes behind it for its data. */
   get #blocked(): boolean {
-    return this.#line.at(-1)?.mayCopy === true
+    return this.#last !== null && this.#last.mayCopy
+  }
+
+  #hold(exchange: Exchange): void {
+    exchange.bytes = exchange.weight
+    this.#held.push(exchange)
+    this.#holding += exchange.size
+    this.#bytes += exchange.bytes
+  }
+
+  #release(): void {
+    while (this.#held.length > 0 && !this.#blocked && this.lost === null) {
+      const exchange = this.#held.shift()!
+      this.#holding -= exchange.size
+      this.#bytes -= exchange.bytes
+      this.#begin(exchange)
+    }
   }
 
   #begin(exchange: Exchange): void {
-    this.#line.push(exchange)
-    this.#unflushed++
+    if (this.#last === null) this.#first = exchange
+    else this.#last.next = exchange
+    this.#last = exchange
+    this.#inLine += exchange.size
+    this.#unflushed += exchange.size
+    const before = this.#encoder.length
     try {
       exchange.encode(this.#encoder)
     } catch (cause) {
@@ -230,9 +309,20 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
       this.destroy(connectionLost(this.options.node, cause))
       return
     }
+    exchange.bytes = this.#encoder.length - before
+    this.#bytes += exchange.bytes
     if (this.#flushing) return
     this.#flushing = true
     process.nextTick(NativeSession.#flushOf, this)
+  }
+
+  /** The first in line has been answered. */
+  #leave(first: Exchange): void {
+    this.#first = first.next
+    first.next = null
+    if (this.#first === null) this.#last = null
+    this.#inLine -= first.size
+    this.#bytes -= first.bytes
   }
 
   /** One function for all sessions, so that a flush costs no closure. */
@@ -240,24 +330,39 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
 
   #flush(): void {
     this.#flushing = false
-    if (this.lost !== null || this.#encoder.empty) return
-    this.#unflushed = 0
     const { stream } = this.client.connection
-    const bytes = this.#encoder.take()
-    if (stream.writable) stream.write(bytes)
+    if (this.lost !== null || this.#draining || this.#encoder.empty || !stream.writable) return
+    if (stream.writableLength > MOST_QUEUED) {
+      this.#draining = true
+      stream.once('drain', () => {
+        this.#draining = false
+        this.#flush()
+      })
+      return
+    }
+    this.#unflushed = 0
+    stream.write(this.#encoder.take())
   }
 
   protected settleAll(reason: Error): void {
     this.#decoder.end()
-    const line = this.#line.splice(0)
-    const written = line.length - this.#unflushed
-    this.#unflushed = 0
-    for (const [i, exchange] of line.entries()) {
-      exchange.fail(i < written ? reason : notSent(this.options.node, reason))
+    const { node } = this.options
+    let written = this.#inLine - this.#unflushed
+    let exchange = this.#first
+    const held = this.#held.splice(0)
+    this.#first = this.#last = null
+    this.#inLine = this.#unflushed = this.#holding = this.#bytes = 0
+    while (exchange !== null) {
+      const { next } = exchange
+      exchange.fail(written > 0 ? reason : notSent(node, reason))
+      written -= exchange.size
+      exchange = next
     }
-    for (const waiting of this.#held.splice(0)) waiting.fail(notSent(this.options.node, reason))
+    for (const waiting of held) waiting.fail(notSent(node, reason))
   }
 }
+
+const UNSENT_TOGETHER = 'The statement was not sent, because another that was to be sent together with it cannot be.'
 
 const STATUS = { I: 'idle', T: 'open', E: 'failed' } as const
 

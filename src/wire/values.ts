@@ -17,9 +17,14 @@ export function serialize(parameters: readonly unknown[], node: string): unknown
   }
   const values: unknown[] = []
   for (let i = 0; i < parameters.length; i++) {
+    const parameter = parameters[i]
+    if (typeof parameter === 'string') {
+      values.push(parameter)
+      continue
+    }
     try {
       // JSON.stringify may give nothing, which is null to PostgreSQL.
-      values.push(prepareValue(parameters[i]) ?? null)
+      values.push(prepareValue(parameter) ?? null)
     } catch (cause) {
       throw new SmartPgError(
         'SMARTPG_INVALID_QUERY',

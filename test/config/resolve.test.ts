@@ -133,6 +133,27 @@ describe('a number that must not exceed another', () => {
   })
 })
 
+describe("writes behind each other with `wire: 'pg'`", () => {
+  test('are refused, because pg waits for each answer', () => {
+    expect(faultsWith({ wire: 'pg', pool: { pipelineWrites: true } })).toEqual([
+      { path: 'pool.pipelineWrites', received: 'true', expected: "false, or `wire: 'native'`" },
+    ])
+  })
+
+  test('may be said to be off, and may be on with the other wire, named or not', () => {
+    expect(configWith({ wire: 'pg', pool: { pipelineWrites: false } }).primary.pool.pipelineWrites).toBe(false)
+    expect(configWith({ wire: 'native', pool: { pipelineWrites: true } }).primary.pool.pipelineWrites).toBe(true)
+    expect(configWith({ pool: { pipelineWrites: true } }).primary.pool.pipelineWrites).toBe(true)
+  })
+
+  test('are no second fault when one of the two cannot be read itself', () => {
+    expect(faultsWith({ wire: 'own', pool: { pipelineWrites: true } }).map((fault) => fault.path)).toEqual(['wire'])
+    expect(faultsWith({ wire: 'pg', pool: { pipelineWrites: 'yes' } }).map((fault) => fault.path)).toEqual([
+      'pool.pipelineWrites',
+    ])
+  })
+})
+
 describe('a value per node', () => {
   const replicas = [primary, { host: 'db', name: 'eu-2' }]
 
@@ -293,6 +314,8 @@ describe('a secret', () => {
     ['a key as ssl', { primary, ssl: canary }],
     ['a host beside a port', { primary: { host: '', user: canary, password: canary, port: 0 } }],
     ['SQL that cannot be sent', { primary, session: { init: `SELECT '${canary}'\0` } }],
+    ['a text never to be named that is none', { primary, statements: { never: [`SELECT '${canary}'\0`] } }],
+    ['a RegExp with state', { primary, statements: { never: [new RegExp(canary, 'g')] } }],
     ['a setting that cannot be sent', { primary, session: { settings: { 'app.key': [canary] } } }],
     ['a key in PEM as name', { primary, name: `-----BEGIN PRIVATE KEY-----\n${canary}\n${'x'.repeat(60)}` }],
   ])('stays out of the error for %s', (_, options) => {
@@ -322,6 +345,7 @@ describe('the Config', () => {
     const config = configWith({
       replicas: [primary, () => primary],
       session: { settings: { search_path: 'app' } },
+      statements: { never: ['select 1', /a/] },
       breaker: 'tolerant',
       metrics: {},
     })
@@ -343,10 +367,20 @@ describe('the Config', () => {
     expect(config.ssl).toEqual({ ca: 'one' })
   })
 
-  test('has no undefined number', () => {
-    const pool = Object.entries(configWith({}).primary.pool)
-    expect(pool).toHaveLength(12)
-    for (const [name, value] of pool) expect(value, name).toBeTypeOf('number')
+  test('has nothing undefined about a pool', () => {
+    const { lanes, pipelineWrites, ...numbers } = configWith({}).primary.pool
+    expect([lanes, pipelineWrites]).toEqual([true, false])
+    expect(Object.keys(numbers)).toHaveLength(12)
+    for (const [name, value] of Object.entries(numbers)) expect(value, name).toBeTypeOf('number')
+  })
+
+  test('keeps texts and RegExps of its own, so that nobody can change them afterwards', () => {
+    const never: (string | RegExp)[] = ['select 1', /a/]
+    const { statements } = configWith({ statements: { never } })
+    never.push(/b/)
+    ;(never[1] as RegExp).compile('c')
+    expect(statements.never).toEqual(['select 1', /a/])
+    expect((statements.never[1] as RegExp).test('select a')).toBe(true)
   })
 
   test('of a bare connection string is that of `primary` alone', () => {

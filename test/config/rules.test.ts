@@ -93,8 +93,8 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
   },
   wire: {
     read: (config) => config.wire,
-    default: 'pg',
-    accepted: same('pg', 'native'),
+    default: 'native',
+    accepted: same('native', 'pg'),
     refused: ['Native', 'own', true, ...wrongTypes],
   },
   ssl: {
@@ -122,6 +122,8 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
   'pool.validateAfterIdle': duration((config) => config.primary.pool.validateAfterIdleMs, 500, 0),
   'pool.keepalive': duration((config) => config.primary.pool.keepaliveMs, 30_000, 0),
   'pool.leakDetection': duration((config) => config.primary.pool.leakDetectionMs, 0, 0),
+  'pool.lanes': boolean((config) => config.primary.pool.lanes, true),
+  'pool.pipelineWrites': boolean((config) => config.primary.pool.pipelineWrites, false),
   'session.init': {
     read: (config) => config.session.init,
     default: undefined,
@@ -170,6 +172,25 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
     refused: [true, false, 'sometimes', ...wrongTypes],
   },
   'statements.cacheSize': integer((config) => config.statements.cacheSize, 1000, 1, 100_000),
+  'statements.never': {
+    read: (config) => config.statements.never,
+    default: [],
+    accepted: same([], ['select 1'], [/^select \d/i], ['select 1', /a/, 'select 1', /b/dmsu]),
+    refused: [
+      [''],
+      ['  '],
+      ['select 1\0'],
+      [1],
+      [null],
+      Array(1),
+      [['select 1']],
+      'select 1',
+      /a/,
+      [/a/g],
+      [/a/y],
+    ].concat(wrongTypes.filter((value) => !Array.isArray(value)) as never),
+  },
+  'transactions.lazyBegin': boolean((config) => config.transactions.lazyBegin, true),
   onCreateConnection: hooks((config) => config.onCreateConnection),
   onReserveConnection: hooks((config) => config.onReserveConnection),
   'routing.readWriteSplit': boolean((config) => config.routing.readWriteSplit, false),
@@ -280,6 +301,27 @@ describe('a fault', () => {
   test('of a logger names the methods it lacks', () => {
     const [fault] = faultsWith({ logger: { debug: say, info: say } })
     expect(fault!.received).toBe('an object without warn, error')
+  })
+
+  test('of a text that is none says at which place, and nothing of the others', () => {
+    expect(faultsWith({ statements: { never: ['select 1', 7, '', /a/] } })).toEqual([
+      { path: 'statements.never[1]', received: 'a number', expected: 'SQL or a RegExp' },
+      { path: 'statements.never[2]', received: 'empty text', expected: 'SQL or a RegExp' },
+    ])
+  })
+
+  test.each([
+    [/a/g, 'g'],
+    [/a/gi, 'g'],
+    [/a/iy, 'y'],
+  ])('of %s tells which flag makes it answer differently each time', (stateful, flag) => {
+    expect(faultsWith({ statements: { never: [stateful] } })).toEqual([
+      {
+        path: 'statements.never[0]',
+        received: `a RegExp with the flag ${flag}`,
+        expected: 'a RegExp without the flags g and y, with which it answers differently each time it is asked',
+      },
+    ])
   })
 
   test('of a section that is no object says so', () => {

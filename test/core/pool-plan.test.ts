@@ -8,7 +8,7 @@ import type { PoolBounds, PoolState } from '../../src/core/pool-plan.ts'
 import { seededChance } from '../support/chance.ts'
 
 const bounds: PoolBounds = { min: 1, max: 10, minIdle: 1 }
-const atRest: PoolState = { total: 2, idle: 2, connecting: 0, waiting: 0, useMs: 5, connectMs: 20, headWaitMs: 0 }
+const atRest: PoolState = { total: 2, idle: 2, connecting: 0, waiting: 0, workMs: 0, connectMs: 20, headWaitMs: 0 }
 
 const anyBounds: fc.Arbitrary<PoolBounds> = fc
   .record({ max: fc.integer({ min: 1, max: 60 }), min: fc.nat(60), minIdle: fc.nat(60) })
@@ -21,7 +21,7 @@ const anyState: fc.Arbitrary<PoolState> = fc
     busy: fc.nat(40),
     connecting: fc.nat(20),
     waiting: fc.oneof(fc.constant(0), fc.nat(500)),
-    useMs: fc.oneof(fc.constant(0), fc.double({ min: 0, max: 10_000, noNaN: true })),
+    workMs: fc.oneof(fc.constant(Infinity), fc.double({ min: 0, max: 100_000, noNaN: true })),
     connectMs: fc.oneof(fc.constant(0), fc.double({ min: 0, max: 10_000, noNaN: true })),
     headWaitMs: fc.double({ min: 0, max: 20_000, noNaN: true }),
   })
@@ -42,7 +42,7 @@ describe('opening', () => {
   })
 
   test('the first connection is opened without asking how long it will take', () => {
-    const nothing = { total: 0, idle: 0, connecting: 0, waiting: 1, useMs: 1, connectMs: 1_000, headWaitMs: 0 }
+    const nothing = { total: 0, idle: 0, connecting: 0, waiting: 1, workMs: 1, connectMs: 1_000, headWaitMs: 0 }
     expect(planPool(nothing, bounds)).toMatchObject({ do: 'open', count: 1 })
   })
 
@@ -58,12 +58,12 @@ describe('opening', () => {
   })
 
   test('a queue that will be empty before a connect ends is left to those who are here', () => {
-    const state = { ...atRest, total: 4, idle: 0, waiting: 4, useMs: 5, connectMs: 20, headWaitMs: 1 }
+    const state = { ...atRest, total: 4, idle: 0, waiting: 4, workMs: 20, connectMs: 20, headWaitMs: 1 }
     expect(planPool(state, bounds)).toEqual({ do: 'wait', because: 'queue-drains-first' })
   })
 
   test('as soon as someone has waited longer than a connect takes, the forecast was wrong and one is opened', () => {
-    const state = { ...atRest, total: 4, idle: 0, waiting: 4, useMs: 5, connectMs: 20, headWaitMs: 21 }
+    const state = { ...atRest, total: 4, idle: 0, waiting: 4, workMs: 20, connectMs: 20, headWaitMs: 21 }
     expect(planPool(state, bounds)).toMatchObject({ do: 'open', because: 'caller-waiting' })
   })
 
@@ -102,8 +102,8 @@ describe('opening', () => {
     fc.assert(
       fc.property(anyState, anyBounds, (state, anyBound) => {
         const serving = state.total - state.connecting
-        fc.pre(serving > 0 && state.useMs > 0 && state.connectMs > 0 && state.headWaitMs <= state.connectMs)
-        fc.pre((state.waiting * state.useMs) / serving < state.connectMs)
+        fc.pre(serving > 0 && state.connectMs > 0 && state.headWaitMs <= state.connectMs)
+        fc.pre(state.workMs / serving < state.connectMs)
         expect(planPool(state, anyBound)).not.toMatchObject({ because: 'caller-waiting' })
       }),
     )

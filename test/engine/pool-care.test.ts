@@ -377,7 +377,7 @@ describe('a connection that is given back', () => {
 
 describe('leak detection', () => {
   test('reports who holds a connection for too long, once, with the stack that took it', async () => {
-    const { lease, primary, clock, events, engine } = await startedEngine({ pool: { leakDetection: '1s' } })
+    const { lease, primary, clock, events, engine } = await startedEngine({ pool: { lanes: false, leakDetection: '1s' } })
     primary.on('select', { delayMs: 5 })
     const leaking = lease()
     const first = watched(takesAndForgets(() => leaking.run('select a from orders')))
@@ -391,7 +391,7 @@ describe('leak detection', () => {
   })
 
   test('knows the stack of a connection that was idle when it was taken, too', async () => {
-    const { lease, clock, events } = await startedEngine({ pool: { initial: 1, leakDetection: '1s' } })
+    const { lease, clock, events } = await startedEngine({ pool: { lanes: false, initial: 1, leakDetection: '1s' } })
     const leaking = lease()
     await takesAndForgets(() => leaking.run('select a from orders'))
     await clock.advance(seconds(2))

@@ -178,7 +178,7 @@ describe('a server that will never let us in', () => {
   test('does not take away the connections that stand', async () => {
     const { lease, run, primary, clock } = await startedEngine({ pool: { initial: 1, max: 2 } })
     const holder = lease()
-    await holder.run('select a from t')
+    await holder.begin()
     primary.goDown(wrongPassword())
     const waiting = watched(run('select b from t'))
     await clock.advance(100)

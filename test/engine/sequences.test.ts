@@ -16,6 +16,7 @@ test('a stranger’s sequence value is never read: the first statement of a conn
 test('on a connection or in a transaction of one’s own it is one’s own value', async () => {
   const { lease, primary } = await startedEngine()
   const own = lease()
+  await own.run('select a from t')
   await own.run('insert into orders values (1)')
   await own.run('select lastval()')
   own.release()
@@ -24,6 +25,17 @@ test('on a connection or in a transaction of one’s own it is one’s own value
   await transaction.run('select lastval()')
   transaction.release()
   expect(sent(primary)).toContain('select lastval()')
+})
+
+test('what a connection’s first statement drew is not asked for afterwards: it went over a connection of others', async () => {
+  const { lease, primary } = await startedEngine()
+  const own = lease()
+  await own.run('insert into orders values (1)')
+  expect(await rejection(own.run('select lastval()'))).toMatchObject({ code: 'SMARTPG_INVALID_QUERY', phase: 'send' })
+  await own.run('select a from t')
+  expect(await rejection(own.run('select lastval()'))).toMatchObject({ code: 'SMARTPG_INVALID_QUERY' })
+  own.release()
+  expect(sent(primary)).toEqual(['insert into orders values (1)', 'select a from t'])
 })
 
 test('together with nextval it is asked for what it has just made', async () => {

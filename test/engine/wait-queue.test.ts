@@ -47,7 +47,7 @@ test('first come, first served, whoever leaves from the middle', () => {
           model = model.filter((one) => !gone.includes(one))
         }
         expect(queue.length).toBe(model.length)
-        expect(queue.headSince()).toBe(model[0]?.waiter.since ?? null)
+        expect(queue.head?.since ?? null).toBe(model[0]?.waiter.since ?? null)
         expect(queue.earliestDeadline()).toBe(Math.min(Infinity, ...model.map(({ waiter }) => waiter.deadline)))
       })
     }),

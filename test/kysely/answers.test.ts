@@ -267,7 +267,11 @@ describe('prepared statements', () => {
     const all = CompiledQuery.raw('select * from changing')
     for (let n = 0; n < 3; n++) await db.executeQuery(all)
     await place.ask('alter table changing add column t text')
-    const inside = () => db.transaction().execute((trx) => trx.executeQuery(all))
+    const inside = () =>
+      db.transaction().execute(async (trx) => {
+        await trx.executeQuery(CompiledQuery.raw('select 1'))
+        return trx.executeQuery(all)
+      })
     expect(await failureOf(inside())).toMatchObject({ code: '0A000' })
     expect((await inside()).rows).toEqual([])
     expect((await db.executeQuery(all)).rows).toEqual([])

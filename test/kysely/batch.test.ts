@@ -12,6 +12,7 @@ import {
   hasReplicas,
   inDatabase,
   newLog,
+  ownPidOf,
   pidOf,
   rowOf,
   run,
@@ -320,7 +321,7 @@ describe('a batch in a transaction', () => {
   test('in db.connection() is a transaction on that session', async () => {
     const { db } = place.openOne()
     await db.connection().execute(async (one) => {
-      const pid = await pidOf(one)
+      const pid = await ownPidOf(one)
       const [, where] = await one.batch([
         one.insertInto('person').values(dora),
         sql<{ pid: number }>`select pg_backend_pid() as pid`,

@@ -7,12 +7,14 @@ import { describe, expect, test } from 'vitest'
 import { SmartPgDialect, isSmartPgError } from '../../src/index.ts'
 import type { HookConnection } from '../../src/index.ts'
 import { ask } from '../support/postgres/server.ts'
+import { wire } from '../support/wire.ts'
 import type { Tables } from './support.ts'
 import {
   backendsOf,
   failureOf,
   hasReplicas,
   inDatabase,
+  ownPidOf,
   pidOf,
   rowOf,
   run,
@@ -201,7 +203,7 @@ describe('destroy()', () => {
   test('happens by itself at the end of a block with `await using`', async () => {
     const applicationName = 'using it'
     {
-      const dialect = new SmartPgDialect({ primary: place.url, applicationName, metrics: false })
+      const dialect = new SmartPgDialect({ wire, primary: place.url, applicationName, metrics: false })
       // Kysely declares the symbol a second time, so that TypeScript does not find the method by itself.
       await using db = new Kysely<Tables>({ dialect }) as Kysely<Tables> & AsyncDisposable
       expect(await db.selectFrom('person').select('id').execute()).toHaveLength(3)
@@ -276,8 +278,7 @@ describe('an idle connection that dies', () => {
   test('while a callback holds it does not end the process either', async () => {
     const { db } = place.openOne()
     await db.connection().execute(async (one) => {
-      const pid = await pidOf(one)
-      await terminate(place.url, pid)
+      await terminate(place.url, await ownPidOf(one))
       await one
         .insertInto('person')
         .values(dora)

@@ -11,6 +11,7 @@ import {
   failureOf,
   hasReplicas,
   inDatabase,
+  ownPidOf,
   pidOf,
   rowOf,
   run,
@@ -279,7 +280,7 @@ describe('a stream in a transaction', () => {
   test('holds one session with db.connection(), as well', async () => {
     const { db } = place.open()
     await db.connection().execute(async (one) => {
-      const pid = await pidOf(one)
+      const pid = await ownPidOf(one)
       for await (const { rows } of chunksOf(one, raw('select pg_backend_pid() as pid'), 1))
         expect(rows).toEqual([{ pid }])
       expect(await pidOf(one)).toBe(pid)

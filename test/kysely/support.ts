@@ -12,6 +12,7 @@ import type { SmartPgOptions } from '../../src/index.ts'
 import { createDatabase } from '../support/postgres/database.ts'
 import type { Database } from '../support/postgres/database.ts'
 import { ask } from '../support/postgres/server.ts'
+import { wire } from '../support/wire.ts'
 
 export interface Tables {
   person: { id: Generated<number>; name: string; age: number | null }
@@ -32,9 +33,6 @@ const PEOPLE = `
 export const takesSignals = !('Migrator' in kysely)
 
 export const hasReplicas = inject('replicaUrls').length > 0
-
-/** What the dialects of this run go over. */
-const wire = inject('wire') ?? 'pg'
 
 export interface Opened {
   readonly db: Kysely<Tables>
@@ -168,6 +166,12 @@ export async function terminate(url: string, pid: number): Promise<void> {
 /** The backend a query of this Kysely runs on. */
 export async function pidOf(db: Kysely<Tables>): Promise<number> {
   return (await rowOf<{ pid: number }>(db, 'select pg_backend_pid() as pid')).pid
+}
+
+/** The backend of a caller's own session: his first statement may run anywhere, from the second on it is his. */
+export async function ownPidOf(one: Kysely<Tables>): Promise<number> {
+  await run(one, 'select 1')
+  return pidOf(one)
 }
 
 /** First row of a raw statement. */

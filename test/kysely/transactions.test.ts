@@ -111,7 +111,7 @@ describe('a transaction', () => {
   })
 
   test('that cannot begin rejects with the server’s reason and leaves a working connection', async () => {
-    const { db } = place.openOne()
+    const { db } = place.openOne({ transactions: { lazyBegin: false } })
     // PostgreSQL has no such level.
     const failure = await failureOf(
       db
@@ -295,7 +295,7 @@ describe('a controlled transaction', () => {
   })
 
   test('that cannot begin frees its connection', async () => {
-    const { db } = place.openOne()
+    const { db } = place.openOne({ transactions: { lazyBegin: false } })
     for (let round = 0; round < 3; round++) {
       const failure = await failureOf(db.startTransaction().setIsolationLevel('snapshot').execute())
       expect(failure).toMatchObject({ code: '42601' })

@@ -32,6 +32,11 @@ export class FakeClock implements Clock {
     return timer
   }
 
+  /** Runs with what is due now. */
+  nextTurn(run: () => void): void {
+    this.setTimeout(run, 0)
+  }
+
   clearTimeout(timer: Timer): void {
     this.#timers = this.#timers.filter((other) => other !== timer)
   }

@@ -13,8 +13,6 @@ declare module 'vitest' {
     primaryUrl: string
     /** Empty when TEST_DATABASE_URL is given without TEST_REPLICA_URLS. */
     replicaUrls: readonly string[]
-    /** What the project's dialects and sessions run over; unset: pg. */
-    wire?: 'native'
   }
 }
 

@@ -3,6 +3,7 @@
 // moves a session's transaction status.
 
 import type {
+  Asker,
   Clock,
   OpenSession,
   Portal,
@@ -13,7 +14,7 @@ import type {
   Timer,
   TransactionStatus,
 } from '../../src/core/types.ts'
-import { SmartPgError } from '../../src/core/errors.ts'
+import { NotExecutedError, SmartPgError } from '../../src/core/errors.ts'
 
 /** What a statement is answered with; `drops` loses the connection instead. */
 export type Answer =
@@ -134,8 +135,14 @@ export class ScriptedServer {
 
 interface Sent {
   readonly statement: Statement
-  readonly resolve: (rows: Rows) => void
-  readonly reject: (error: Error) => void
+  readonly asker: Asker
+  /** Sent under one Sync with others. */
+  readonly group?: Group
+}
+
+/** What stands under one Sync: behind the first failure nothing is executed. */
+interface Group {
+  failure: Error | null
 }
 
 /** One connection: runs what it was sent one after the other, as a backend does. */
@@ -154,6 +161,11 @@ export class ScriptedSession implements Session {
   #onIdle: (() => void) | null = null
   #lostListeners: ((reason: Error) => void)[] = []
   readonly #notificationListeners: ((channel: string, payload: string) => void)[] = []
+  readonly #readListeners: (() => void)[] = []
+  readonly pipelines = true
+  readonly bytesUnanswered = 0
+  /** Sent within the call that runs now. */
+  unflushed = 0
 
   constructor(server: ScriptedServer, pid: number) {
     this.#server = server
@@ -165,11 +177,36 @@ export class ScriptedSession implements Session {
   }
 
   send(statement: Statement): Promise<Rows> {
-    if (this.lost !== null) return Promise.reject(this.lost)
-    return new Promise((resolve, reject) => {
-      this.#queue.push({ statement, resolve, reject })
-      // A server never answers within the call that sends.
-      queueMicrotask(() => this.#runNext())
+    return new Promise((resolve, reject) => this.ask(statement, { resolve, reject }))
+  }
+
+  ask(statement: Statement, asker: Asker): void {
+    this.#enqueue({ statement, asker })
+  }
+
+  sendTogether(statements: readonly Statement[]): Promise<Rows>[] {
+    const group: Group = { failure: null }
+    return statements.map(
+      (statement) =>
+        new Promise((resolve, reject) => this.#enqueue({ statement, asker: { resolve, reject }, group })),
+    )
+  }
+
+  onRead(listener: () => void): void {
+    this.#readListeners.push(listener)
+  }
+
+  #enqueue(sent: Sent): void {
+    if (this.lost !== null) {
+      sent.asker.reject(this.lost)
+      return
+    }
+    this.#queue.push(sent)
+    this.unflushed++
+    // A server never answers within the call that sends.
+    queueMicrotask(() => {
+      this.unflushed = 0
+      this.#runNext()
     })
   }
 
@@ -221,8 +258,8 @@ export class ScriptedSession implements Session {
     const running = this.#running
     this.#running = null
     this.#server.clock.clearTimeout(running?.timer)
-    running?.sent.reject(reason)
-    for (const sent of this.#queue.splice(0)) sent.reject(reason)
+    running?.sent.asker.reject(reason)
+    for (const { asker } of this.#queue.splice(0)) asker.reject(reason)
     for (const listener of this.#lostListeners.splice(0)) listener(reason)
     this.#onIdle?.()
   }
@@ -249,6 +286,12 @@ export class ScriptedSession implements Session {
     const sent = this.#queue.shift()
     if (sent === undefined) {
       this.#onIdle?.()
+      return
+    }
+    const skipped = sent.group?.failure ?? null
+    if (skipped !== null) {
+      sent.asker.reject(new NotExecutedError('scripted', 'The statement before it failed.', 'execute', skipped))
+      this.#runNext()
       return
     }
     const answer = this.#answerTo(sent.statement)
@@ -278,14 +321,16 @@ export class ScriptedSession implements Session {
     }
     if ('error' in answer) {
       if (this.status === 'open') this.status = 'failed'
-      sent.reject(answer.error)
+      if (sent.group !== undefined) sent.group.failure = answer.error
+      sent.asker.reject(answer.error)
     } else {
       const rows = answer.rows ?? []
       const command = answer.command ?? commandTag(sent.statement.sql, this.status)
       const count = answer.count === undefined ? rows.length : answer.count
       this.status = statusAfter(sent.statement.sql, this.status)
-      sent.resolve({ rows, command, count })
+      sent.asker.resolve({ rows, command, count })
     }
+    for (const listener of this.#readListeners) listener()
     this.#runNext()
   }
 }

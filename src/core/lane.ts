@@ -1,0 +1,325 @@
+// Which connection a statement rides when several share one. A lane is a connection on which statements of many
+// callers stand one behind the other; the server answers them in that order, so one that takes long, or that waits
+// for a lock, holds up all that stand behind it. These are the rules that keep the fast from standing behind the
+// slow: estimates of what each text costs the server, the work each lane still has before it, and who may be last.
+//
+// Blind rotation cut the throughput of fast queries 47-fold beside one slow one; rules over elapsed time mistake a
+// long network for a busy server (a hundredth of the throughput at 25 ms). So what counts is the server's own time.
+
+import type { Facts } from './types.ts'
+
+/** Up to here several statements of one turn leave in one write; beyond, the server could work on two lanes. */
+const PACKED_MS = 1
+/** Work that may stand before a statement when it is sent behind others. */
+const BACKLOG_MS = 3
+/** Where the network alone takes longer than this, gathering statements in one write wins nothing. */
+const NEAR_MS = 2
+/** The answer at the head is late by more than this: what comes behind it would be late as well. */
+const OVERDUE_MS = 3
+/** A read that stands behind a head that is late by more than this is sent once more, elsewhere. */
+export const STUCK_MS = 5
+/** A text that takes longer than this is slow: it rides apart, and nothing rides behind it. */
+export const SLOW_MS = 20
+/** A text is not known before it has been answered this often. */
+const KNOWN_SAMPLES = 2
+/** A fast text counts at most this, so that at least 32 of them fit into the backlog. */
+const FAST_MS = 1
+const FAST_COST_MS = BACKLOG_MS / 32
+/** Bytes of statements that a lane may hold unanswered. */
+const MOST_BYTES = 1024 * 1024
+/** For so long after a fast read lanes are kept free for the next one. */
+const FAST_SEEN_MS = 1_000
+/** A write that has run so often, and fast, without ever waiting for a lock is not expected to. */
+const PLAIN_SAMPLES = 8
+const LOCK_TIMEOUT_FORGOTTEN_MS = 60_000
+
+/** What one text has cost one server so far. */
+export class TextCost {
+  readonly facts: Facts
+  /** Mean server time, exponentially weighted, milliseconds. */
+  ms = 0
+  samples = 0
+  /** When it last ran into the lock timeout of a lane. */
+  lockTimeoutAt = -Infinity
+
+  constructor(facts: Facts) {
+    this.facts = facts
+  }
+
+  observe(serverMs: number): void {
+    this.ms += (serverMs - this.ms) / Math.min(++this.samples, 8)
+  }
+
+  get known(): boolean {
+    return this.samples >= KNOWN_SAMPLES
+  }
+
+  /** What to reckon with when it is sent. */
+  get expectedMs(): number {
+    return this.ms <= FAST_MS ? Math.min(this.ms, FAST_COST_MS) : this.ms
+  }
+}
+
+/** The costs of all texts of one server, kept as long as their facts are. */
+export class TextCosts {
+  readonly #costs = new WeakMap<Facts, TextCost>()
+
+  of(facts: Facts): TextCost {
+    let cost = this.#costs.get(facts)
+    if (cost === undefined) this.#costs.set(facts, (cost = new TextCost(facts)))
+    return cost
+  }
+}
+
+/** How long the way to a server and back takes at least: the minimum of the last 30 to 60 seconds. */
+export class RoundTrip {
+  #before = Infinity
+  #recent = Infinity
+  #since = -Infinity
+
+  /** Of a handshake, a probe, or a statement that nothing stood before. */
+  observe(ms: number, now: number): void {
+    if (now - this.#since >= 30_000) {
+      this.#before = now - this.#since >= 60_000 ? Infinity : this.#recent
+      this.#recent = Infinity
+      this.#since = now
+    }
+    if (ms < this.#recent) this.#recent = ms
+  }
+
+  /** Milliseconds; 0 while nothing is known. */
+  get ms(): number {
+    const ms = Math.min(this.#recent, this.#before)
+    return ms === Infinity ? 0 : ms
+  }
+}
+
+/** Why nothing may ride behind a statement: it takes long (or nobody knows), or it may wait for a lock. */
+export type Closes = 'no' | 'slow' | 'lock'
+
+/** Whether a statement may share its connection with those of others: it leaves nothing behind in the session. */
+export function mayShare({ stateful, multiple, kind, verb }: Facts): boolean {
+  return !stateful && !multiple && kind !== 'transaction' && kind !== 'unknown' && verb !== 'copy'
+}
+
+/** `pipelined`: lanes run with a short lock timeout, so that a write that has to wait is given up and sent again alone. */
+export function closes(cost: TextCost, now: number, pipelined: boolean): Closes {
+  if (!cost.known || cost.ms > SLOW_MS) return 'slow'
+  if (!cost.facts.lockWaiter) return 'no'
+  return pipelined && isPlain(cost, now) ? 'no' : 'lock'
+}
+
+function isPlain(cost: TextCost, now: number): boolean {
+  if (cost.facts.kind !== 'write_simple' || cost.samples < PLAIN_SAMPLES || cost.ms > FAST_MS) return false
+  return now - cost.lockTimeoutAt > LOCK_TIMEOUT_FORGOTTEN_MS
+}
+
+/** A statement on a lane. */
+export interface Passage {
+  readonly cost: TextCost
+  readonly closes: Closes
+  /** What was reckoned with when it was sent. */
+  readonly costMs: number
+  readonly sentAt: number
+  /** What the server took for it, as far as can be told; known once it is answered. */
+  serverMs: number
+}
+
+/** One connection as the rules see it. */
+export class Lane<P extends Passage = Passage> {
+  /** What stands on it, in the order of the answers. */
+  readonly passages: P[] = []
+  /** When the server is expected to have answered all of them. */
+  #due = 0
+  #answeredAt = -Infinity
+  /** The turn of the event loop in which the last answer was read. */
+  #answeredTurn = -1
+  /** Answered in this read and not yet reckoned. */
+  readonly #answered: P[] = []
+  /** Kept for somebody who waits to have a connection for himself: nothing new may ride. */
+  reserved = false
+  /** To be closed, or being cancelled: nothing new may ride. */
+  ending = false
+
+  /** Bytes that are not answered yet, and statements that leave with this turn's write: what the connection says. */
+  readonly #connection: { readonly bytesUnanswered: number; readonly unflushed: number }
+
+  constructor(connection: { readonly bytesUnanswered: number; readonly unflushed: number }) {
+    this.#connection = connection
+  }
+
+  /** Nothing stands on it. */
+  get dry(): boolean {
+    return this.passages.length === 0
+  }
+
+  /** There are bytes that this turn of the event loop will write anyway. */
+  get unflushed(): boolean {
+    return this.#connection.unflushed > 0
+  }
+
+  /** The first of those that this read answered. */
+  get firstAnswered(): P | null {
+    return this.#answered[0] ?? null
+  }
+
+  /** Why the last statement lets nothing ride behind it. */
+  get closed(): Closes {
+    return this.passages.at(-1)?.closes ?? 'no'
+  }
+
+  /** Work that would stand before a statement when it arrives at the server, milliseconds. */
+  backlogMs(now: number, roundTripMs: number): number {
+    return this.passages.length === 0 ? 0 : this.#due - now - roundTripMs
+  }
+
+  /** By how much the answer at the head is late; at most 0 while it is not. */
+  lateMs(now: number, roundTripMs: number): number {
+    const head = this.passages[0]
+    return head === undefined ? 0 : now - Math.max(head.sentAt + roundTripMs, this.#answeredAt)
+  }
+
+  /** Whether the head is late, and not merely unread because this process itself has been busy. */
+  isOverdue(now: number, roundTripMs: number, turn: number, limitMs = OVERDUE_MS): boolean {
+    return this.lateMs(now, roundTripMs) > limitMs && this.#answeredTurn !== turn
+  }
+
+  /** Whether a statement may ride behind those that are there. */
+  isOpen(now: number, roundTripMs: number, turn: number): boolean {
+    if (this.reserved || this.ending || this.closed !== 'no' || this.isOverdue(now, roundTripMs, turn)) return false
+    return this.#connection.bytesUnanswered <= MOST_BYTES
+  }
+
+  /** A statement is sent. */
+  board(passage: P, now: number, roundTripMs: number): void {
+    this.#due = Math.max(now + roundTripMs, this.passages.length === 0 ? 0 : this.#due) + passage.costMs
+    this.passages.push(passage)
+  }
+
+  /** It is not sent after all. */
+  unboard(passage: P): void {
+    this.#remove(passage)
+    this.#due -= passage.costMs
+  }
+
+  /** Its answer has come; `reckon` follows when the read is over. */
+  answer(passage: P): void {
+    this.#answered.push(passage)
+    this.#remove(passage)
+  }
+
+  /**
+   * What the answers of one read say about the server: the time since the answer before is theirs. They share up to
+   * 3 ms of it evenly; what is beyond is the first one's, because the others were answered behind it.
+   */
+  reckon(now: number, roundTripMs: number, turn: number): void {
+    const count = this.#answered.length
+    if (count === 0) return
+    const [first] = this.#answered
+    const elapsed = Math.max(0, now - Math.max(first!.sentAt + roundTripMs, this.#answeredAt))
+    const share = Math.min(elapsed, BACKLOG_MS) / count
+    let beyond = elapsed - share * count
+    for (const passage of this.#answered) {
+      passage.serverMs = share + beyond
+      beyond = 0
+      passage.cost.observe(passage.serverMs)
+      this.#due += passage.serverMs - passage.costMs
+    }
+    this.#answered.length = 0
+    this.#answeredAt = now
+    this.#answeredTurn = turn
+  }
+
+  #remove(passage: P): void {
+    const { passages } = this
+    if (passages[0] === passage) passages.shift()
+    else {
+      const at = passages.indexOf(passage)
+      if (at >= 0) passages.splice(at, 1)
+    }
+  }
+}
+
+/** What the rules look at. */
+export interface LaneView<L extends Lane = Lane> {
+  /** Those with something on them. */
+  readonly lanes: Iterable<L>
+  /** How many connections share, those with nothing on them included. */
+  readonly count: number
+  /** Connections with nothing on them, ready for use. */
+  readonly idle: number
+  /** Somebody holds a connection for himself, or is about to: he may have locks, and wait for a read of his own. */
+  readonly pinned: boolean
+  readonly now: number
+  readonly roundTripMs: number
+  /** Counts the rounds of the event loop. */
+  readonly turn: number
+}
+
+/** The lane to ride, an `idle` connection to begin a new one on, or to wait. */
+export type LaneChoice<L extends Lane = Lane> = L | 'idle' | 'wait'
+
+/** Remembers what it needs to keep lanes free for reads. One per server. */
+export class LaneRules<L extends Lane = Lane> {
+  /** The lane of this turn's write. */
+  #packing: L | null = null
+  #fastSeenAt = -Infinity
+
+  choose(closes: Closes, view: LaneView<L>): LaneChoice<L> {
+    const { now, roundTripMs, turn } = view
+    if (closes === 'no') this.#fastSeenAt = now
+    else if (this.#isFull(closes, view)) return 'wait'
+    const packing = this.#packing
+    if (packing !== null && packing.unflushed && roundTripMs < NEAR_MS) {
+      if (packing.backlogMs(now, roundTripMs) <= PACKED_MS && packing.isOpen(now, roundTripMs, turn)) return packing
+    }
+    if (view.idle > 0) return 'idle'
+    return (this.#packing = leastBehind(view)) ?? 'wait'
+  }
+
+  /** A lane that was begun on an idle connection: what comes next in this turn rides along. */
+  began(lane: L): void {
+    this.#packing = lane
+  }
+
+  /** Whether a lane that has just answered may take one more that waits. */
+  refills(lane: L, closes: Closes, view: LaneView<L>): boolean {
+    const { now, roundTripMs, turn } = view
+    if (closes === 'no') this.#fastSeenAt = now
+    else if (this.#isFull(closes, view)) return false
+    return lane.backlogMs(now, roundTripMs) <= BACKLOG_MS && lane.isOpen(now, roundTripMs, turn)
+  }
+
+  /**
+   * Whether as many lanes as may be are closed already. While reads come, two lanes are kept from what is slow and
+   * one from what may wait for a lock: otherwise a transaction that waits for a read of its own caller could wait
+   * behind somebody who waits for its lock, a deadlock that the server cannot see.
+   */
+  #isFull(closes: Closes, { lanes, count, now, pinned }: LaneView<L>): boolean {
+    const readsCome = now - this.#fastSeenAt <= FAST_SEEN_MS
+    let slow = 0
+    let closed = 0
+    for (const lane of lanes) {
+      if (lane.closed === 'no') continue
+      closed++
+      if (lane.closed === 'slow') slow++
+    }
+    if (closes === 'slow' && slow >= (readsCome ? Math.max(1, count - 2) : count)) return true
+    return closed >= (readsCome || pinned ? Math.max(1, count - 1) : count)
+  }
+}
+
+/** The open lane with the least work before it; of equals the one with fewer statements. */
+function leastBehind<L extends Lane>({ lanes, now, roundTripMs, turn }: LaneView<L>): L | null {
+  let best: L | null = null
+  let least = BACKLOG_MS
+  for (const lane of lanes) {
+    const backlog = lane.backlogMs(now, roundTripMs)
+    if (backlog > least || (backlog === least && best !== null && lane.passages.length >= best.passages.length))
+      continue
+    if (!lane.isOpen(now, roundTripMs, turn)) continue
+    best = lane
+    least = backlog
+  }
+  return best
+}

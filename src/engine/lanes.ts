@@ -1,0 +1,470 @@
+// The connections of one pool that callers share: whose statement goes on which of them now, who waits for a place,
+// and what each answer teaches about text, lane and network. The rules are core/lane.ts's; here is what remembers
+// and what waits. A lane with nothing on it is an idle connection of the pool like any other.
+
+import type { NodeCells } from '../core/cells.ts'
+import { SmartPgError } from '../core/errors.ts'
+import { LaneRules, RoundTrip, STUCK_MS, TextCosts, closes } from '../core/lane.ts'
+import type { Closes, LaneView, TextCost } from '../core/lane.ts'
+import type { Clock, Facts, Timer } from '../core/types.ts'
+import { Caller } from './caller.ts'
+import { LanePassage, SharedLane } from './passage.ts'
+import type { PlaceGiver } from './passage.ts'
+import type { PooledSession } from './pooled-session.ts'
+import { WaitingRoom } from './waiting-room.ts'
+
+/** The pool, as far as its lanes need it. */
+export interface LaneHost {
+  readonly node: string
+  readonly cells: NodeCells
+  readonly clock: Clock
+  /** Lanes run with a short lock timeout. */
+  readonly pipelineWrites: boolean
+  /** Connections with nothing on them. */
+  readonly idle: number
+  /** Somebody holds a connection for himself, or waits for one. */
+  readonly pinned: boolean
+  /** One of the idle that needs no question asked, or null. */
+  takeIdle(now: number): PooledSession | null
+  /** Sets a lock timeout ahead of the next statement. */
+  underLockTimeout(pooled: PooledSession, whose: 'own' | 'short'): void
+  /** Whether it may go on being used. */
+  keeps(pooled: PooledSession, now: number): boolean
+  /** Nothing is on it any more. */
+  giveBack(pooled: PooledSession, now: number): void
+  /** Rejects those who have waited in vain. */
+  tellLate(late: readonly LaneCaller[], now: number, waited: number): void
+  /** A connection went silent. */
+  silent(): void
+}
+
+/** Reads that one more connection could serve at once: a backlog's worth. */
+const READS_PER_LANE = 32
+/** After CancelRequest the server answers at once or not at all. */
+const CANCEL_GRACE_MS = 800
+/** What a statement that closes its lane is taken to hold it for while nothing is known, milliseconds. */
+const UNKNOWN_USE_MS = 1
+
+/** Somebody who waits for a place. */
+export class LaneCaller extends Caller<LanePassage> {
+  readonly cost: TextCost
+
+  constructor(cells: NodeCells, since: number, deadline: number, cost: TextCost) {
+    super(cells, since, deadline)
+    this.cost = cost
+  }
+}
+
+export class Lanes implements LaneView<SharedLane>, PlaceGiver {
+  /** In use now. */
+  readonly lanes = new Set<SharedLane>()
+  readonly roundTrip = new RoundTrip()
+  now = 0
+  turn = 0
+  readonly #host: LaneHost
+  /** Every connection that has been one. */
+  readonly #known = new WeakMap<PooledSession, SharedLane>()
+  readonly #costs = new TextCosts()
+  readonly #rules = new LaneRules<SharedLane>()
+  readonly #reads: WaitingRoom<LanePassage, LaneCaller>
+  /** Those behind whom nothing may ride. */
+  readonly #closers: WaitingRoom<LanePassage, LaneCaller>
+  /** Mean time for which a statement that closes its lane holds it. */
+  #closedMs = UNKNOWN_USE_MS
+  #readMs = 0
+  #turning = false
+  #stuckTimer: Timer = null
+
+  constructor(host: LaneHost) {
+    this.#host = host
+    const tell = host.tellLate.bind(host)
+    this.#reads = new WaitingRoom(host.clock, tell)
+    this.#closers = new WaitingRoom(host.clock, tell)
+  }
+
+  // What the rules look at.
+
+  get idle(): number {
+    return this.#host.idle
+  }
+
+  get count(): number {
+    return this.lanes.size + this.#host.idle
+  }
+
+  get pinned(): boolean {
+    return this.#host.pinned
+  }
+
+  get roundTripMs(): number {
+    return this.roundTrip.ms
+  }
+
+  // What the pool looks at.
+
+  /** Statements on lanes, unanswered. */
+  get riding(): number {
+    let riding = 0
+    for (const { passages } of this.lanes) riding += passages.length
+    return riding
+  }
+
+  /** Whether one in use takes more. */
+  get open(): boolean {
+    const now = this.#host.clock.now()
+    for (const lane of this.lanes) if (lane.isOpen(now, this.roundTrip.ms, this.turn)) return true
+    return false
+  }
+
+  get waiting(): number {
+    return this.#reads.length + this.#closers.length
+  }
+
+  /** How many more connections those who wait could use. */
+  get wanted(): number {
+    return this.#closers.length + Math.ceil(this.#reads.length / READS_PER_LANE)
+  }
+
+  /** How long one connection would need for all who wait, milliseconds. */
+  get workMs(): number {
+    return this.#closers.length * this.#closedMs + this.#reads.length * this.#readMs
+  }
+
+  /** Since when the first of those who wait has waited; null when nobody does. */
+  get waitingSince(): number | null {
+    const reads = this.#reads.since
+    const closers = this.#closers.since
+    return reads === null ? closers : closers === null ? reads : Math.min(reads, closers)
+  }
+
+  /** A place for a statement at once, or null: the fast path, without a promise. */
+  ride(facts: Facts): LanePassage | null {
+    this.now = this.#host.clock.now()
+    const cost = this.#costs.of(facts)
+    const kind = this.#closes(cost)
+    // Reads overtake writes that wait, and nobody overtakes his like.
+    if (this.#reads.length > 0 || (kind !== 'no' && this.#closers.length > 0)) return null
+    const passage = this.#place(cost, kind)
+    if (passage === null) return null
+    this.#host.cells.acquires.ok++
+    this.#host.cells.acquireDuration.observe(0)
+    return passage
+  }
+
+  /** A place when there is one. Rejects like an acquire. */
+  wait(facts: Facts, deadlineMs: number, signal: AbortSignal | undefined): Promise<LanePassage> {
+    const { cells, clock } = this.#host
+    const now = clock.now()
+    const cost = this.#costs.of(facts)
+    const room = this.#closes(cost) === 'no' ? this.#reads : this.#closers
+    const caller = new LaneCaller(cells, now, now + deadlineMs, cost)
+    const ticket = room.join(caller)
+    cells.waitedAcquires++
+    if (signal !== undefined) caller.watch(signal, () => room.leave(ticket))
+    return caller.served
+  }
+
+  /** Those who wait get what there is. */
+  serve(): void {
+    if (this.waiting === 0) return
+    this.now = this.#host.clock.now()
+    for (let caller = this.#reads.head; caller !== null; caller = this.#reads.head) {
+      if (!this.#serveOne(caller, this.#reads)) break
+    }
+    for (let caller = this.#closers.head; caller !== null; caller = this.#closers.head) {
+      if (!this.#serveOne(caller, this.#closers)) break
+    }
+  }
+
+  /** A connection came free: whether somebody who waits for a place rides it now. */
+  admit(pooled: PooledSession, now: number): boolean {
+    if (this.waiting === 0 || !pooled.session.pipelines) return false
+    this.now = now
+    const lane = this.#begin(pooled)
+    this.#refill(lane)
+    if (!lane.dry) return true
+    this.lanes.delete(lane)
+    return false
+  }
+
+  /** So many lanes take nothing new, because somebody waits for a connection of his own. */
+  reserve(count: number): void {
+    let reserved = 0
+    for (const lane of this.lanes) if (lane.reserved) reserved++
+    if (reserved === count) return
+    this.now = this.#host.clock.now()
+    if (reserved > count) {
+      for (const lane of this.lanes) {
+        if (!lane.reserved || reserved-- <= count) continue
+        lane.reserved = false
+      }
+      return
+    }
+    const candidates = [...this.lanes].filter((lane) => !lane.reserved)
+    // The first to run dry, as far as anybody can tell.
+    const until = (lane: SharedLane): number => (lane.closed === 'no' ? 0 : 1e9) + lane.backlogMs(this.now, 0)
+    candidates.sort((a, b) => until(a) - until(b))
+    for (const lane of candidates.slice(0, count - reserved)) lane.reserved = true
+  }
+
+  rejectWaiting(error: unknown, since?: number): void {
+    this.#reads.rejectAll(error, since)
+    this.#closers.rejectAll(error, since)
+  }
+
+  headWaitMs(): number {
+    return Math.max(this.#reads.headWaitMs(), this.#closers.headWaitMs())
+  }
+
+  /** The connection of a lane is gone; its statements have been told. Whether it was a lane. */
+  lost(pooled: PooledSession): boolean {
+    const lane = this.#known.get(pooled)
+    return lane !== undefined && this.lanes.delete(lane)
+  }
+
+  /** A statement ran into the lock timeout of its lane: for a while its text is not taken for one that never waits. */
+  ranIntoLock({ cost }: LanePassage): void {
+    cost.lockTimeoutAt = this.#host.clock.now()
+  }
+
+  // What a passage tells.
+
+  answered(passage: LanePassage): void {
+    passage.lane.answer(passage)
+  }
+
+  leave(passage: LanePassage): void {
+    const { lane } = passage
+    lane.unboard(passage)
+    if (this.lanes.has(lane) && lane.dry) this.#dry(lane)
+  }
+
+  /** Asks the server to cancel a statement, if it can hit no other. */
+  async cancel(passage: LanePassage, timeoutMs: number): Promise<void> {
+    if (!this.#isAlone(passage)) return
+    passage.lane.ending = true
+    await passage.pooled.cancel(timeoutMs)
+  }
+
+  /** Cancels a statement and closes the connection under it, if nothing else stands there. */
+  async kill(passage: LanePassage, timeoutMs: number, reason: Error): Promise<void> {
+    if (!this.#isAlone(passage)) return
+    const { lane, pooled } = passage
+    lane.ending = true
+    // Before the connection is given back, which waits for the same.
+    await pooled.cancel(timeoutMs).then(() => pooled.session.destroy(reason))
+  }
+
+  /** What runs on each of them, and for how long. */
+  heads(now: number): { heldMs: number; summary: string }[] {
+    const heads = [...this.lanes].flatMap(({ passages: [head] }) => (head === undefined ? [] : [head]))
+    return heads.map(({ sentAt, doing }) => ({ heldMs: now - sentAt, summary: doing }))
+  }
+
+  /** Whether nothing else stands on the connection: what is done to it hits nobody else. */
+  #isAlone(passage: LanePassage): boolean {
+    const { passages, pooled } = passage.lane
+    return pooled.session.lost === null && passages.length === 1 && passages[0] === passage
+  }
+
+  /** Statements over their deadline: cancelled where that hits nobody else, otherwise their callers are told. */
+  enforceDeadlines(now: number, queryTimeoutMs: number): void {
+    if (queryTimeoutMs === 0) return
+    for (const lane of this.lanes) {
+      for (const passage of [...lane.passages]) this.#enforceDeadline(lane, passage, now, queryTimeoutMs)
+      this.#enforceEnd(lane, now, queryTimeoutMs)
+    }
+  }
+
+  /** Milliseconds until a deadline is to be looked at, at most `most`. */
+  untilDeadline(now: number, queryTimeoutMs: number, most: number): number {
+    if (queryTimeoutMs === 0) return most
+    let ms = most
+    for (const { passages, cancellingSince } of this.lanes) {
+      if (cancellingSince > 0) ms = Math.min(ms, cancellingSince + CANCEL_GRACE_MS - now)
+      const head = passages.find(({ overdue, timed }) => timed && overdue !== 'told')
+      if (head !== undefined) ms = Math.min(ms, head.overdue === 'seen' ? 0 : head.sentAt + queryTimeoutMs - now)
+    }
+    return ms
+  }
+
+  #closes(cost: TextCost): Closes {
+    return closes(cost, this.now, this.#host.pipelineWrites)
+  }
+
+  #place(cost: TextCost, kind: Closes): LanePassage | null {
+    const choice = this.#rules.choose(kind, this)
+    if (choice === 'wait') return null
+    if (choice !== 'idle') return this.#board(choice, cost, kind)
+    const pooled = this.#host.takeIdle(this.now)
+    if (pooled === null) return null
+    pooled.session.ref()
+    const lane = this.#begin(pooled)
+    this.#rules.began(lane)
+    return this.#board(lane, cost, kind)
+  }
+
+  #begin(pooled: PooledSession): SharedLane {
+    const lane = this.#known.get(pooled) ?? this.#newLane(pooled)
+    lane.reserved = false
+    lane.ending = false
+    lane.cancellingSince = 0
+    this.lanes.add(lane)
+    this.#host.underLockTimeout(pooled, 'short')
+    return lane
+  }
+
+  #newLane(pooled: PooledSession): SharedLane {
+    const lane = new SharedLane(pooled)
+    this.#known.set(pooled, lane)
+    pooled.session.onRead(() => this.#read(lane))
+    return lane
+  }
+
+  #board(lane: SharedLane, cost: TextCost, kind: Closes): LanePassage {
+    const passage = new LanePassage(this, lane, cost, kind, this.now)
+    passage.alone = lane.dry
+    lane.board(passage, this.now, this.roundTrip.ms)
+    if (!passage.alone && this.#stuckTimer === null) this.#watchStuck()
+    return passage
+  }
+
+  /** Answers have come on this lane and have been told. */
+  #read(lane: SharedLane): void {
+    if (!this.lanes.has(lane)) return
+    this.now = this.#host.clock.now()
+    const { firstAnswered: answered } = lane
+    if (answered !== null) {
+      if (answered.alone) this.roundTrip.observe(this.now - answered.sentAt, this.now)
+      if (answered.closes === 'no') this.#readMs += (answered.cost.expectedMs - this.#readMs) / 8
+      else this.#closedMs += (this.now - answered.sentAt - this.#closedMs) / 8
+    }
+    lane.reckon(this.now, this.roundTrip.ms, this.turn)
+    lane.cancellingSince = 0
+    if (!this.#host.keeps(lane.pooled, this.now)) lane.ending = true
+    if (this.waiting > 0) {
+      this.#refill(lane)
+      this.serve()
+    }
+    if (lane.dry) this.#dry(lane)
+    else if (!this.#turning) {
+      this.#turning = true
+      this.#host.clock.nextTurn(this.#turned)
+    }
+  }
+
+  readonly #turned = (): void => {
+    this.#turning = false
+    this.turn++
+  }
+
+  /** Those who wait ride the lane that has just answered, as far as its backlog goes. */
+  #refill(lane: SharedLane): void {
+    for (let caller = this.#reads.head; caller !== null; caller = this.#reads.head) {
+      const kind = this.#closes(caller.cost)
+      if (!this.#rules.refills(lane, kind, this)) break
+      this.#grant(caller, this.#reads, this.#board(lane, caller.cost, kind))
+    }
+    for (let caller = this.#closers.head; caller !== null; caller = this.#closers.head) {
+      const kind = this.#closes(caller.cost)
+      if (!this.#rules.refills(lane, kind, this)) break
+      this.#grant(caller, this.#closers, this.#board(lane, caller.cost, kind))
+    }
+  }
+
+  #serveOne(caller: LaneCaller, room: WaitingRoom<LanePassage, LaneCaller>): boolean {
+    const passage = this.#place(caller.cost, this.#closes(caller.cost))
+    if (passage === null) return false
+    this.#grant(caller, room, passage)
+    return true
+  }
+
+  #grant(caller: LaneCaller, room: WaitingRoom<LanePassage, LaneCaller>, passage: LanePassage): void {
+    room.next()
+    caller.resolve(passage, this.now)
+  }
+
+  #dry(lane: SharedLane): void {
+    const { pooled } = lane
+    this.lanes.delete(lane)
+    if (pooled.cancelling === null) this.#host.giveBack(pooled, this.now)
+    else void pooled.cancelling.then(() => this.#host.giveBack(pooled, this.#host.clock.now()))
+  }
+
+  /** Looks every few milliseconds for reads behind a head that does not move, as long as anything stands behind anything. */
+  #watchStuck(): void {
+    const { clock } = this.#host
+    this.#stuckTimer = clock.setTimeout(() => {
+      // What lies unread in the sockets is read first.
+      clock.nextTurn(() => {
+        this.#stuckTimer = null
+        this.#resendStuck()
+      })
+    }, STUCK_MS)
+  }
+
+  #resendStuck(): void {
+    this.now = this.#host.clock.now()
+    let behind = false
+    for (const lane of this.lanes) {
+      if (lane.passages.length < 2) continue
+      behind = true
+      if (!lane.isOverdue(this.now, this.roundTrip.ms, this.turn, STUCK_MS)) continue
+      for (const passage of lane.passages.slice(1)) if (!this.#resend(passage)) break
+    }
+    if (behind && this.#stuckTimer === null) this.#watchStuck()
+  }
+
+  /** Sends a read once more, on another lane; false when there is none. */
+  #resend(passage: LanePassage): boolean {
+    const { dropped, twin, statement, cost } = passage
+    if (dropped || twin !== null || statement === null || !cost.facts.retrySafe) return true
+    const again = this.#place(cost, this.#closes(cost))
+    if (again === null) return false
+    this.#host.cells.resent++
+    again.sends(this.now, passage.doing, passage.timed)
+    again.repeat(passage)
+    return true
+  }
+
+  #enforceDeadline(lane: SharedLane, passage: LanePassage, now: number, queryTimeoutMs: number): void {
+    if (!passage.timed || passage.overdue === 'told' || now - passage.sentAt < queryTimeoutMs) return
+    if (passage.overdue === 'no') {
+      // An answer that waits in the socket of a blocked process is read first.
+      passage.overdue = 'seen'
+      return
+    }
+    passage.overdue = 'told'
+    if (passage.dropped) return
+    if (lane.passages.length === 1) {
+      passage.timedOut = true
+      this.#cancelHead(lane, now)
+    } else passage.abandon(this.#late(passage, queryTimeoutMs))
+  }
+
+  /** What stands behind has been told, or there is nothing: then the head can be cancelled, and nobody else is hit. */
+  #enforceEnd(lane: SharedLane, now: number, queryTimeoutMs: number): void {
+    const { cancellingSince, passages, pooled } = lane
+    if (cancellingSince === 0) {
+      if (passages[0]?.overdue === 'told' && passages.every(({ dropped }) => dropped)) this.#cancelHead(lane, now)
+    } else if (now - cancellingSince >= CANCEL_GRACE_MS) {
+      const why = `no answer within queryTimeout (${queryTimeoutMs} ms), nor to a cancel request`
+      pooled.session.destroy(new Error(why))
+      this.#host.silent()
+    }
+  }
+
+  #cancelHead(lane: SharedLane, now: number): void {
+    lane.ending = true
+    lane.cancellingSince = now
+    void lane.pooled.cancel(CANCEL_GRACE_MS)
+  }
+
+  /** It stands behind others and may still be executed; only of a read does that not matter. */
+  #late({ cost, doing }: LanePassage, queryTimeoutMs: number): SmartPgError {
+    const { node } = this.#host
+    const message = `No answer within queryTimeout (${queryTimeoutMs} ms) behind other statements: ${doing} on node '${node}'.`
+    const code = cost.facts.retrySafe ? 'SMARTPG_QUERY_TIMEOUT' : 'SMARTPG_CONNECTION_LOST'
+    return new SmartPgError(code, message, { node, phase: 'execute' })
+  }
+}
