@@ -85,7 +85,8 @@ export interface Session {
   ask(statement: Statement, asker: Asker): void
   /**
    * All in one write and under one Sync: of what stands behind a failed one nothing is executed, and it rejects with
-   * NotExecutedError. Every promise settles when all have ended. Only where `pipelines`; one statement to a text.
+   * NotExecutedError; what stood before it resolves all the same, although outside a transaction the server takes it
+   * back. Every promise settles when all have ended. Only where `pipelines`; one statement to a text.
    */
   sendTogether(statements: readonly Statement[]): Promise<Rows>[]
   /** Called after every read that brought at least one answer, when all its answers have been told. */

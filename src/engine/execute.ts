@@ -327,7 +327,7 @@ function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry'
   const cause = seat.timedOut ? timedOut(run, error) : error
   const fault = engine.faultOf(cause, 'query')
   afterwards(engine, hold, seat)
-  const sent = !run.wasLost && !(isSmartPgError(error) && error.phase === 'send')
+  const sent = !run.wasLost && !neverRan(error)
   // What was never sent says nothing about the server.
   node.settleQuery(seat.permit, sent ? fault.breaker : 'ignore', error)
   seat.permit = null
@@ -380,6 +380,11 @@ function timedOut({ engine, hold, statement }: Run, cause: unknown): SmartPgErro
     `No answer within queryTimeout (${engine.config.queryTimeoutMs} ms): ${statement.facts.summary} on node '${name}'.`,
     { node: name, phase: 'execute', cause },
   )
+}
+
+/** It was not written, or it stood behind one that failed. */
+function neverRan(error: unknown): boolean {
+  return error instanceof NotExecutedError || (isSmartPgError(error) && error.phase === 'send')
 }
 
 /** What the caller is told: the server's own error, unless what happened to the statement is not in it. */

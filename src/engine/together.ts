@@ -1,6 +1,7 @@
 // Statements of one lease that leave in one write and under one Sync: those of a batch, and the BEGIN of a
 // transaction with the first statement in it. Behind one that fails nothing is executed.
 
+import { NotExecutedError } from '../core/errors.ts'
 import type { Rows, Session, Statement } from '../core/types.ts'
 
 /** Gathers statements until as many have come as were announced, and sends them then. */
@@ -38,12 +39,16 @@ export class Together {
 /** Sends a statement in one write with the BEGIN before it; of a BEGIN that fails this is the failure. */
 export async function withBegin(session: Session, begin: Statement, statement: Statement): Promise<Rows> {
   const [begun, answered] = session.sendTogether([begin, statement])
-  answered!.catch(() => undefined)
-  await begun
-  return answered!
+  begun!.catch(() => undefined)
+  try {
+    return await answered!
+  } catch (error) {
+    if (error instanceof NotExecutedError) await begun
+    throw error
+  }
 }
 
 /** A text that only the simple protocol takes, or that may ask for data, is sent by itself. */
-export function goesTogether({ sql, facts }: Statement): boolean {
-  return !facts.multiple && !/copy/i.test(sql)
+export function goesTogether({ facts }: Statement): boolean {
+  return !facts.multiple && facts.verb !== 'copy'
 }

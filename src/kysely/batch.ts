@@ -4,7 +4,14 @@
 
 import { CompiledQuery, DeleteResult, InsertResult, MergeResult, UpdateResult } from 'kysely'
 import type { DatabaseConnection, IsolationLevel, Kysely, QueryResult, RootOperationNode, UnknownRow } from 'kysely'
-import { BatchError, ConfigError, NotExecutedError, OutcomeUnknownError, SmartPgError } from '../core/errors.ts'
+import {
+  BatchError,
+  ConfigError,
+  NotExecutedError,
+  OutcomeUnknownError,
+  SmartPgError,
+  isSmartPgError,
+} from '../core/errors.ts'
 import type { Phase } from '../core/errors.ts'
 import { factsOf } from '../sql/facts.ts'
 import { Lease } from './lease.ts'
@@ -154,7 +161,7 @@ async function inOwnTransaction(
   { isolationLevel, signal }: BatchOptions,
 ): Promise<QueryResult<unknown>[]> {
   await lease.begin({ isolationLevel }, { signal }).catch((cause: unknown) => fail(lease, null, 'begin', cause))
-  if (lease.goTogether(queries)) return inOneWrite(lease, queries, signal)
+  if (lease.goTogether(queries)) return inOneWrite(lease, queries, { isolationLevel, signal })
   let results: QueryResult<unknown>[]
   try {
     results = await inOrder(lease, queries, { signal })
@@ -174,9 +181,10 @@ async function inOwnTransaction(
 async function inOneWrite(
   lease: Lease,
   queries: readonly CompiledQuery[],
-  signal: AbortSignal | undefined,
+  options: BatchOptions,
+  again = false,
 ): Promise<QueryResult<unknown>[]> {
-  signal?.throwIfAborted()
+  options.signal?.throwIfAborted()
   const settled = await lease.together([...queries, CompiledQuery.raw('commit')])
   const commit = settled.pop()!
   if (commit.status === 'fulfilled') {
@@ -188,10 +196,20 @@ async function inOneWrite(
     }
   }
   await lease.rollback()
+  // The connection was gone before anything was written: as good as never tried.
+  if (!again && isUnsent(commit.reason)) {
+    lease.hold.release('error')
+    await lease.begin(options, options).catch((cause: unknown) => fail(lease, null, 'begin', cause))
+    return inOneWrite(lease, queries, options, true)
+  }
   // The answer to COMMIT was lost: what the queries were told says nothing any more.
   if (commit.reason instanceof OutcomeUnknownError) fail(lease, null, 'commit', commit.reason)
   const { index, phase, cause } = firstFailure(settled, commit.reason)
   return fail(lease, index, phase, cause)
+}
+
+function isUnsent(reason: unknown): boolean {
+  return isSmartPgError(reason, 'SMARTPG_CONNECTION_LOST') && reason.phase === 'send'
 }
 
 /** In a transaction of the caller. */
@@ -213,7 +231,8 @@ function firstFailure(
   commitFailure?: unknown,
 ): { index: number | null; phase: Phase; cause: unknown } {
   const reasons = settled.map((one) => (one.status === 'rejected' ? (one.reason as unknown) : undefined))
-  const index = reasons.findIndex((reason) => reason !== undefined && !(reason instanceof NotExecutedError))
+  // What stood before it when the connection was lost has failed as well, but not by itself.
+  const index = reasons.findLastIndex((reason) => reason !== undefined && !(reason instanceof NotExecutedError))
   if (index >= 0) return { index, phase: 'execute', cause: reasons[index] }
   const first = reasons.find((reason) => reason !== undefined)
   if (first === undefined) return { index: null, phase: 'commit', cause: commitFailure }

@@ -90,7 +90,12 @@ export class GroupExchange extends Exchange {
   }
 
   override fail(reason: Error): void {
-    for (const member of this.#members) member.fail(reason)
+    const cause = this.#failure
+    for (const [i, member] of this.#members.entries()) {
+      // The server said which one failed: what stood behind that was never executed.
+      if (cause !== null && i > this.#at) member.passedOver(cause)
+      else member.fail(reason)
+    }
   }
 }
 

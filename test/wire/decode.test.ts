@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { Decoder, ProtocolFault, readRow } from '../../src/wire/decode.ts'
-import type { Description, Receiver } from '../../src/wire/decode.ts'
+import type { Description, Receiver, Tag } from '../../src/wire/decode.ts'
 import { message } from './sessions.ts'
 
 /** Writes down what it is told; rows are read by the last description, as a session does. */
@@ -15,7 +15,7 @@ class Recorder implements Receiver {
   emptyQuery = (): void => void this.told.push('empty')
   portalSuspended = (): void => void this.told.push('suspended')
   copyIn = (): void => void this.told.push('copy in')
-  complete = (tag: string): void => void this.told.push({ tag })
+  complete = (tag: Tag): void => void this.told.push({ tag })
   ready = (status: string): void => void this.told.push({ status })
   error = (error: Error): void => void this.told.push({ error: Object.assign({ message: error.message }, error) })
   notice = (notice: object): void => void this.told.push({ notice: { ...notice } })
@@ -96,6 +96,23 @@ function chance(seed: number): () => number {
 }
 
 describe('messages', () => {
+  test('a tag is read as pg reads it, also when it comes again or is as long as the one before', () => {
+    const tags = ['SELECT 1', 'SELECT 1', 'SELECT 2', 'INSERT 0 12', 'CREATE TABLE', 'UPDATE 007', 'COPY 3', '', '5 X']
+    const told = decoded(...[...tags, ...tags].map((tag) => message('C', tag)))
+    const expected = [
+      ['SELECT', 1],
+      ['SELECT', 1],
+      ['SELECT', 2],
+      ['INSERT', 12],
+      ['CREATE', null],
+      ['UPDATE', 7],
+      ['COPY', 3],
+      [null, null],
+      [null, null],
+    ].map(([command, count]) => ({ tag: { command, count } }))
+    expect(told).toEqual([...expected, ...expected])
+  })
+
   test('are told one by one', () => {
     const told = decoded(conversation)
     expect(told).toMatchObject([
@@ -103,7 +120,7 @@ describe('messages', () => {
       { description: { names: ['id', 'ä 漢', '__proto__'], oids: [23, 25, 17], formats: ['text', 'text', 'binary'] } },
       { row: [['id', '1'], ['ä 漢', 'grüße 🐘'], ['__proto__', null]] },
       { row: [['id', ''], ['ä 漢', 'x'.repeat(300)], ['__proto__', Buffer.from([1, 2])]] },
-      { tag: 'SELECT 2' },
+      { tag: { command: 'SELECT', count: 2 } },
       { status: 'I' },
       { error: { message: 'syntax error', code: '42601', position: '8', routine: 'scanner_yyerror' } },
       { status: 'E' },

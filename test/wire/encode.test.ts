@@ -59,8 +59,10 @@ test('what was taken is never written over, and messages of any size follow each
   for (const size of [1, 10, 23, 24, 25, 1000, 65_000, 65_530, 65_536, 200_000, 3, 70_000, 1]) {
     for (const letter of ['a', 'ü', '🐘']) {
       const text = letter.repeat(size)
+      const before = out.length
       out.query(text)
       out.sync()
+      expect(out.length - before).toBe(1 + 4 + Buffer.byteLength(text) + 1 + 5)
       if (size % 2 === 0) continue
       taken.push([out.take(), message('Q', text)])
     }

@@ -2,31 +2,28 @@
 // put right what goes wrong while others are under way behind it.
 
 import { describe, expect, inject, test, vi } from 'vitest'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { READ_FACTS } from '../../src/core/statements.ts'
 import type { Facts, Rows, Session } from '../../src/core/types.ts'
-import { alive, busy, clientOf, column, failure, listener, message, open, outside, run, statement } from './sessions.ts'
+import {
+  alive,
+  busy,
+  clientOf,
+  column,
+  failure,
+  listener,
+  message,
+  open,
+  outside,
+  run,
+  statement,
+  welcome,
+} from './sessions.ts'
+import { writesOf } from './sessions.ts'
 import type { Overrides } from './sessions.ts'
 
 const opened = (overrides: Overrides = {}, url = inject('primaryUrl')): Promise<Session> =>
   open(overrides, url, 'native')
-
-/** Every write to the socket from now on, as the types of its messages: `PBDES`. */
-function writesOf(session: Session): string[] {
-  const writes: string[] = []
-  const { stream } = clientOf(session).connection
-  const write = stream.write.bind(stream)
-  stream.write = (bytes) => {
-    writes.push(typesOf(bytes))
-    return write(bytes)
-  }
-  return writes
-}
-
-function typesOf(bytes: Buffer): string {
-  let types = ''
-  for (let at = 0; at < bytes.length; at += 1 + bytes.readInt32BE(at + 1)) types += String.fromCharCode(bytes[at]!)
-  return types
-}
 
 const named = (session: Session, n: number): Promise<Rows> => run(session, 'select $1::int as n', [n], 'named')
 
@@ -144,6 +141,158 @@ describe('statements of one turn of the event loop', () => {
     await other.query('select pg_terminate_backend($1)', [session.pid])
     const reasons = (await sent).map((one) => (one as PromiseRejectedResult).reason as Record<string, unknown>)
     expect(reasons).toMatchObject([{ code: '57P01' }, { code: 'SMARTPG_CONNECTION_LOST', phase: 'execute' }, {}])
+  })
+})
+
+describe('what is under way', () => {
+  test('is counted until it is written, and until it is answered', async () => {
+    const session = await opened()
+    const counts = () => [session.unanswered, session.unflushed]
+    expect(session.pipelines).toBe(true)
+    const sent = [named(session, 1), run(session, 'select 2')]
+    expect(counts()).toEqual([2, 2])
+    await nextTurn()
+    // Written in this turn, and not read before the next.
+    expect(session.unflushed).toBe(0)
+    const behind = run(session, 'select 3')
+    expect(session.unflushed).toBe(1)
+    await Promise.all([...sent, behind])
+    expect(counts()).toEqual([0, 0])
+  })
+
+  test('is weighed as it is written, and weighs nothing when it is answered', async () => {
+    const session = await opened()
+    const sizes: number[] = []
+    const { stream } = clientOf(session).connection
+    const write = stream.write.bind(stream)
+    stream.write = (bytes) => {
+      sizes.push(bytes.length)
+      return write(bytes)
+    }
+    const sent = [named(session, 1), run(session, 'select $1::text', ['x'.repeat(100_000)]), run(session, 'select 2')]
+    const failing = failure(run(session, 'select 1/$1::int', [0]))
+    const weight = session.bytesUnanswered
+    expect(weight).toBeGreaterThan(100_000)
+    await Promise.all([...sent, failing])
+    expect(sizes).toEqual([weight])
+    expect(session.bytesUnanswered).toBe(0)
+  })
+
+  test('weighs nothing any more when the connection is gone', async () => {
+    const session = await opened()
+    const sent = failure(run(session, 'select pg_sleep(60)'))
+    expect(session.bytesUnanswered).toBeGreaterThan(0)
+    session.destroy(new Error('enough'))
+    await sent
+    expect([session.unanswered, session.unflushed, session.bytesUnanswered]).toEqual([0, 0, 0])
+  })
+
+  test('does not pile up in the socket while the server does not read', async () => {
+    const session = await opened()
+    const other = await outside()
+    await other.query('select pg_advisory_lock(4711)')
+    const blocked = run(session, 'select pg_advisory_lock(4711)')
+    await expect.poll(() => busy(other, session.pid)).toBe(true)
+    const { stream } = clientOf(session).connection
+    const text = 'x'.repeat(100_000)
+    const answers: Promise<unknown[]>[] = []
+    let most = 0
+    for (let turn = 0; turn < 60; turn++) {
+      for (let n = 0; n < 10; n++) answers.push(column(session, 'select length($1) + $2::int', [text, answers.length]))
+      await nextTurn()
+      most = Math.max(most, stream.writableLength)
+    }
+    expect(session.bytesUnanswered).toBeGreaterThan(60_000_000)
+    // One MiB, and the write of the turn in which it was reached.
+    expect(most).toBeGreaterThan(1_000_000)
+    expect(most).toBeLessThan(1024 * 1024 + 10 * 101_000)
+    expect(session.unflushed).toBeGreaterThan(300)
+    await other.query('select pg_advisory_unlock(4711)')
+    await blocked
+    expect(await Promise.all(answers)).toEqual(answers.map((_, n) => [100_000 + n]))
+    expect([session.unanswered, session.unflushed, session.bytesUnanswered]).toEqual([0, 0, 0])
+  })
+
+  test('and still waits for the socket when the connection goes says that it was not sent', async () => {
+    const session = await opened()
+    const other = await outside()
+    await other.query('select pg_advisory_lock(4712)')
+    const blocked = failure(run(session, 'select pg_advisory_lock(4712)'))
+    await expect.poll(() => busy(other, session.pid)).toBe(true)
+    const text = 'x'.repeat(1_000_000)
+    const answers: Promise<Error & Record<string, unknown>>[] = []
+    while (session.unflushed === 0) {
+      answers.push(failure(run(session, 'select $1', [text])))
+      await nextTurn()
+    }
+    const reason = new Error('enough')
+    session.destroy(reason)
+    expect(await blocked).toBe(reason)
+    expect(await answers[0]).toBe(reason)
+    expect(await answers.at(-1)).toMatchObject({ code: 'SMARTPG_CONNECTION_LOST', phase: 'send', retryable: true })
+  })
+})
+
+describe('who listens to the reads', () => {
+  const answer = Buffer.concat([message('C', 'SELECT 1'), message('Z', Buffer.from('I'))])
+  const refused = message(
+    'E',
+    Buffer.from('SERROR\0'),
+    Buffer.from('C22012\0'),
+    Buffer.from('Mno\0'),
+    Buffer.from('\0'),
+  )
+
+  test('is told once after a read with many answers, when each has been told', async () => {
+    const server = await listener((socket) =>
+      socket.once('data', () => {
+        socket.write(welcome)
+        socket.once('data', () =>
+          socket.write(Buffer.concat([answer, refused, message('Z', Buffer.from('I')), answer])),
+        )
+      }),
+    )
+    const session = await opened({}, server.url)
+    const told: string[] = []
+    const read = new Promise<void>((resolve) => {
+      session.onRead(() => {
+        told.push(`read with ${session.unanswered} to come`)
+        resolve()
+      })
+    })
+    const asker = { resolve: () => void told.push('answer'), reject: () => void told.push('error') }
+    for (let n = 0; n < 4; n++) session.ask(statement('select 1'), asker)
+    await read
+    expect(told).toEqual(['answer', 'error', 'answer', 'read with 1 to come'])
+    await server.close()
+  })
+
+  test('hears nothing of half an answer, nor of a notification', async () => {
+    const notification = message('A', 4711, 'news', 'today')
+    let say: (bytes: Buffer) => void = () => undefined
+    const server = await listener((socket) =>
+      socket.once('data', () => {
+        socket.write(welcome)
+        socket.once('data', () => socket.write(answer.subarray(0, 12)))
+        say = (bytes) => void socket.write(bytes)
+      }),
+    )
+    const session = await opened({}, server.url)
+    const reads = vi.fn<() => void>()
+    session.onRead(reads)
+    const heard = new Promise<void>((resolve) => session.onNotification(() => resolve()))
+    const { stream } = clientOf(session).connection as unknown as { stream: NodeJS.EventEmitter }
+    const half = new Promise((resolve) => stream.once('data', resolve))
+    const sent = run(session, 'select 1')
+    await half
+    expect(reads).not.toHaveBeenCalled()
+    say(answer.subarray(12))
+    await sent
+    expect(reads).toHaveBeenCalledOnce()
+    say(notification)
+    await heard
+    expect(reads).toHaveBeenCalledOnce()
+    await server.close()
   })
 })
 

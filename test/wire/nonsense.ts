@@ -29,6 +29,7 @@ async function visit(url: string): Promise<{ connected: boolean; settled: boolea
     settings: {},
     cacheSize: 10,
     onStatementsUnreliable: () => undefined,
+    onStatementsOutdated: () => undefined,
     mayBePooled: () => false,
   })
   const session = await open({ timeoutMs: patienceMs }).catch(() => null)

@@ -6,9 +6,14 @@ import type { Session } from '../../src/core/types.ts'
 import { failure, open, run } from './sessions.ts'
 
 const unreliable = vi.fn<() => void>()
-beforeEach(() => unreliable.mockClear())
+const outdated = vi.fn<(name: string) => void>()
+beforeEach(() => {
+  unreliable.mockClear()
+  outdated.mockClear()
+})
 
-const opened = (cacheSize = 100): Promise<Session> => open({ cacheSize, onStatementsUnreliable: unreliable })
+const opened = (cacheSize = 100): Promise<Session> =>
+  open({ cacheSize, onStatementsUnreliable: unreliable, onStatementsOutdated: outdated })
 
 /** What the server holds, by name; how often each has run. */
 async function held(session: Session): Promise<Record<string, number>> {
@@ -47,6 +52,40 @@ describe('a named statement', () => {
     await run(session, 'create temp table not_yet as select 1 as n')
     expect((await run(session, sql, [], 'late')).rows).toEqual([{ n: 1 }])
     expect(unreliable).not.toHaveBeenCalled()
+  })
+})
+
+describe('the executions of a name', () => {
+  const executions = async (session: Session, n: number, name = 'a'): Promise<number | undefined> =>
+    (await run(session, `select 1/$1::int as ${name}`, [n], name)).executions
+
+  test('are counted on each connection from its Parse on, those that failed included', async () => {
+    const session = await opened()
+    expect([await executions(session, 1), await executions(session, 1)]).toEqual([1, 2])
+    await failure(executions(session, 0))
+    expect([await executions(session, 1), await executions(session, 1, 'b')]).toEqual([4, 1])
+    expect(await executions(await opened(), 1)).toBe(1)
+  })
+
+  test('begin anew when it is prepared anew', async () => {
+    const session = await opened(1)
+    await executions(session, 1)
+    await executions(session, 1, 'b')
+    expect([await executions(session, 1), await executions(session, 1)]).toEqual([1, 2])
+    await run(session, 'deallocate all')
+    expect([await executions(session, 1), await executions(session, 1)]).toEqual([1, 2])
+    await run(session, 'discard all')
+    session.forgetStatements()
+    expect(await executions(session, 1)).toBe(1)
+  })
+
+  test('are not told without a name, nor counted when the Parse failed', async () => {
+    const session = await opened()
+    expect(await run(session, 'select $1::int', [1])).not.toHaveProperty('executions')
+    expect(await run(session, 'select 1')).not.toHaveProperty('executions')
+    await failure(run(session, 'select n from not_yet', [], 'late'))
+    await run(session, 'create temp table not_yet as select 1 as n')
+    expect((await run(session, 'select n from not_yet', [], 'late')).executions).toBe(1)
   })
 })
 
@@ -121,6 +160,8 @@ describe('a table changed under a prepared statement (0A000)', () => {
     expect((await run(session, 'select * from changing', [], 'star')).rows).toEqual([{ a: 1, b: 'new' }])
     // Nothing lies between us and the server: names may be used on.
     expect(unreliable).not.toHaveBeenCalled()
+    // But the other connections hold the same: the dialect is told.
+    expect(outdated.mock.calls).toEqual([['star']])
   })
 
   test('fails in a transaction and works after it', async () => {
@@ -128,6 +169,7 @@ describe('a table changed under a prepared statement (0A000)', () => {
     await changing(session)
     await run(session, 'begin')
     expect((await failure(run(session, 'select * from changing', [], 'star')))['code']).toBe('0A000')
+    expect(outdated.mock.calls).toEqual([['star']])
     await run(session, 'rollback')
     expect((await run(session, 'select * from changing', [], 'star')).rows).toEqual([{ a: 1, b: 'new' }])
   })

@@ -2,8 +2,8 @@
 // how it ends.
 
 import { describe, expect, inject, test, vi } from 'vitest'
-import type { TransactionStatus } from '../../src/core/types.ts'
-import { alive, busy, clientOf, column, failure, open, outside, road, run, wire } from './sessions.ts'
+import type { Asker, TransactionStatus } from '../../src/core/types.ts'
+import { alive, busy, clientOf, column, failure, open, outside, road, run, statement, wire } from './sessions.ts'
 
 describe('an answer', () => {
   test('has the rows with their types, the command and the count of its tag', async () => {
@@ -78,6 +78,58 @@ describe('an answer', () => {
     expect((await failure(run(session, 'copy copied from stdin')))['code']).toBe('57014')
     expect(await column(session, 'select count(*)::int from copied')).toEqual([0])
   })
+})
+
+describe('who asks without a promise', () => {
+  const told = (): { what: unknown[]; asker: Asker } => {
+    const what: unknown[] = []
+    return { what, asker: { resolve: (rows) => what.push(rows.rows), reject: (error) => what.push(error) } }
+  }
+
+  test('is told the rows or the error, and whoever listens to the reads hears it afterwards', async () => {
+    const session = await open()
+    const { what, asker } = told()
+    session.onRead(() => what.push(session.unanswered))
+    session.ask(statement('select $1::int as n', [1]), asker)
+    await expect.poll(() => what).toEqual([[{ n: 1 }], 0])
+    session.ask(statement('select 1/$1::int', [0]), asker)
+    await expect.poll(() => what).toMatchObject([[{ n: 1 }], 0, { code: '22012' }, 0])
+  })
+
+  test('may ask again when he is told, and stands behind those who wait already', async () => {
+    const session = await open()
+    const order: string[] = []
+    const asks = (name: string, then: () => void = () => undefined): void =>
+      session.ask(statement('select 1'), { resolve: () => (order.push(name), then()), reject: then })
+    const done = new Promise<void>((resolve) => {
+      asks('first', () => asks('third', resolve))
+      asks('second')
+    })
+    await done
+    expect(order).toEqual(['first', 'second', 'third'])
+  })
+
+  test('is told of what cannot be sent, and nothing is thrown', async () => {
+    const session = await open()
+    const { what, asker } = told()
+    const secret = { toPostgres: () => { throw new Error('no such value') } } // prettier-ignore
+    session.ask(statement('select $1', [secret]), asker)
+    session.ask(statement('select 1', Array(65_536).fill(1)), asker)
+    const unsent = { code: 'SMARTPG_INVALID_QUERY', phase: 'send' }
+    expect(what).toMatchObject([unsent, unsent])
+    session.destroy(new Error('enough'))
+    session.ask(statement('select 1'), asker)
+    expect(what[2]).toMatchObject({ code: 'SMARTPG_CONNECTION_LOST', phase: 'send' })
+  })
+})
+
+test('statements are sent together only where more than one may be under way', async () => {
+  const session = await open()
+  const settled = await Promise.allSettled(session.sendTogether([statement('select 1'), statement('select 2')]))
+  expect(settled.map(({ status }) => status === 'fulfilled')).toEqual([session.pipelines, session.pipelines])
+  const refused = { reason: { code: 'SMARTPG_INVALID_QUERY', phase: 'send' } }
+  if (!session.pipelines) expect(settled).toMatchObject([refused, refused])
+  expect(await column(session, 'select 1')).toEqual([1])
 })
 
 describe('the status', () => {

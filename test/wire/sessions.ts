@@ -16,21 +16,18 @@ import type { PgClient } from '../../src/wire/pg-client.ts'
 import { startFaultProxy } from '../support/fault-proxy.ts'
 import type { FaultProxy } from '../support/fault-proxy.ts'
 import { freePort } from '../support/postgres/free-port.ts'
+import { wire } from '../support/wire.ts'
+import type { Wire } from '../support/wire.ts'
+
+export { wire }
 
 /** Tests that need a server to do things to start one of their own, which TEST_DATABASE_URL and TEST_PG forbid. */
 export const borrowed = Boolean(process.env['TEST_DATABASE_URL'] ?? process.env['TEST_PG'])
 
-/** The wire that this run of the tests is about. */
-export const wire: 'pg' | 'native' = inject('wire') ?? 'pg'
-
 type AllOptions = OpenOptions & NativeSessionOptions
 export type Overrides = Partial<Omit<AllOptions, 'target'>>
 
-export function opener(
-  target: OpenOptions['target'],
-  overrides: Overrides = {},
-  over: 'pg' | 'native' = wire,
-): OpenSession {
+export function opener(target: OpenOptions['target'], overrides: Overrides = {}, over: Wire = wire): OpenSession {
   const openerOver = over === 'native' ? nativeSessionOpener : sessionOpener
   return openerOver({
     node: 'primary',
@@ -42,6 +39,7 @@ export function opener(
     settings: {},
     cacheSize: 100,
     onStatementsUnreliable: () => undefined,
+    onStatementsOutdated: () => undefined,
     mayBePooled: () => false,
     ...overrides,
   })
@@ -81,6 +79,24 @@ export async function failure(work: Promise<unknown>): Promise<Error & Record<st
 /** The client that pg made, with the parts this room leans on. */
 export function clientOf(session: Session): PgClient {
   return session.raw as PgClient
+}
+
+/** Every write to the socket from now on, as the types of its messages: `PBDES`. */
+export function writesOf(session: Session): string[] {
+  const writes: string[] = []
+  const { stream } = clientOf(session).connection
+  const write = stream.write.bind(stream)
+  stream.write = (bytes) => {
+    writes.push(typesOf(bytes))
+    return write(bytes)
+  }
+  return writes
+}
+
+function typesOf(bytes: Buffer): string {
+  let types = ''
+  for (let at = 0; at < bytes.length; at += 1 + bytes.readInt32BE(at + 1)) types += String.fromCharCode(bytes[at]!)
+  return types
 }
 
 /** A connection from outside, as superuser. */
