@@ -1,7 +1,7 @@
 // The rooms of the test house. `unit` touches no network; the others run against one real
 // PostgreSQL cluster, which starts only when one of their files runs. The same tests of `test/kysely` run four
-// times: against the oldest Kysely that is supported, the newest, and the next one, and once more over our own wire,
-// over which those of `test/wire` that know nothing but the Session run again, too.
+// times: against the oldest Kysely that is supported, the newest, and the next one, and once more over `wire: 'pg'`,
+// over which `test/faults` and those of `test/wire` that know nothing but the Session run again, too.
 
 import { join } from 'node:path'
 import { defineConfig } from 'vitest/config'
@@ -24,10 +24,10 @@ const withDatabase = (
   },
 })
 
-/** The same tests over `wire: 'native'`, which test support reads. */
-const overNativeWire = (project: TestProjectInlineConfiguration): TestProjectInlineConfiguration => ({
+/** The same tests over `wire: 'pg'`; test/support/wire.ts reads it, in processes that tests start as well. */
+const overPg = (project: TestProjectInlineConfiguration): TestProjectInlineConfiguration => ({
   ...project,
-  test: { ...project.test, provide: { wire: 'native' } },
+  test: { ...project.test, env: { TEST_WIRE: 'pg' } },
 })
 
 /** Tests that ask a Session, whichever it is. */
@@ -59,13 +59,14 @@ export default defineConfig({
       },
       withDatabase('support', 'support', 1),
       withDatabase('wire', 'wire', 2, ['test/**/*.live.test.ts']),
-      overNativeWire(withDatabase('wire-native', `wire/*(${ofSessions.join('|')})`, 3)),
+      overPg(withDatabase('wire-pg', `wire/*(${ofSessions.join('|')})`, 3)),
       withKysely('kysely-0.28', 'kysely-0.28/dist/esm/index.js', 4),
       withKysely('kysely-0.29', 'kysely/dist/index.js', 5),
       withKysely('kysely-next', 'kysely-next/dist/index.js', 6),
-      overNativeWire(withKysely('kysely-native', 'kysely/dist/index.js', 7)),
+      overPg(withKysely('kysely-pg', 'kysely/dist/index.js', 7)),
       withDatabase('faults', 'faults', 8),
-      withDatabase('package', 'package', 9),
+      overPg(withDatabase('faults-pg', 'faults', 9)),
+      withDatabase('package', 'package', 10),
     ],
   },
 })

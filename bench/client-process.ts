@@ -2,13 +2,13 @@
 // nothing in between.
 
 import { clients } from './clients/client.ts'
-import type { OpenClient } from './clients/contract.ts'
+import type { OpenClient, OpenOptions } from './clients/contract.ts'
 import { measure } from './round.ts'
 import type { Round, RoundPlan } from './round.ts'
-import { workloads } from './workloads.ts'
+import { workloadOf } from './workloads/all.ts'
 
 export type Ask =
-  | { readonly do: 'open'; readonly client: string; readonly url: string; readonly connections: number }
+  | { readonly do: 'open'; readonly client: string; readonly options: OpenOptions }
   | { readonly do: 'round'; readonly plan: RoundPlan }
   | { readonly do: 'close' }
 
@@ -20,13 +20,10 @@ export type Answer =
 let client: OpenClient | undefined
 
 async function answer(ask: Ask): Promise<Answer> {
-  if (ask.do === 'round') {
-    const workload = workloads.find(({ name }) => name === ask.plan.workload)!
-    return { is: 'round', round: await measure(client!, workload, ask.plan) }
-  }
+  if (ask.do === 'round') return { is: 'round', round: await measure(client!, workloadOf(ask.plan.workload), ask.plan) }
   if (ask.do === 'open') {
     const open = await clients[ask.client]!()
-    client = open(ask.url, ask.connections)
+    client = open(ask.options)
   } else {
     await client?.close()
   }
@@ -35,7 +32,7 @@ async function answer(ask: Ask): Promise<Answer> {
 
 process.on('message', (ask: Ask) => {
   answer(ask)
-    .catch((error: unknown): Answer => ({ is: 'failed', why: error instanceof Error ? error.stack! : String(error) }))
+    .catch((error: unknown): Answer => ({ is: 'failed', why: String(error) }))
     .then((reply) => process.send!(reply))
     .catch(() => process.exit(1))
 })

@@ -1,33 +1,32 @@
-// What `npm run bench` does: one PostgreSQL, every client in a process of its own, short rounds in turns, and a table.
-// Only one client works at a time. Read on in workloads.ts (what is asked), clients/ (who is asked), round.ts (how it
-// is measured) and README.md (what came out).
+// What `npm run bench` does: one PostgreSQL, every client in a process of its own, short rounds in turns, and tables.
+// Read on in workloads/ (what is asked), clients/ (who is asked), compare.ts and round.ts (how it is measured), delay/
+// (the network in between) and README.md (what came out).
 
-import { existsSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { fileURLToPath } from 'node:url'
 import { startCluster } from '../test/support/postgres/cluster.ts'
 import type { Cluster } from '../test/support/postgres/cluster.ts'
-import { ClientHandle } from './client-handle.ts'
+import { createDatabase } from '../test/support/postgres/database.ts'
+import { ask } from '../test/support/postgres/server.ts'
+import { ensureBuilt } from './build.ts'
+import { compare } from './compare.ts'
+import type { Entrant } from './compare.ts'
+import { openLine } from './delay/line.ts'
+import { enter, everyone, takingPart } from './field.ts'
+import type { Ground } from './field.ts'
 import { readFlags, usage } from './flags.ts'
 import type { Flags } from './flags.ts'
-import { tableOf } from './report.ts'
-import type { MeasuredRound, Series } from './report.ts'
+import { findPgbench } from './pgbench.ts'
+import { Results } from './results.ts'
+import type { Setting } from './results.ts'
 import type { RoundPlan } from './round.ts'
-import { serverCpuUs } from './server-cpu.ts'
-import { setUp, workloads } from './workloads.ts'
-import type { Workload } from './workloads.ts'
+import { setUp, tenantRole } from './schema.ts'
+import { workloadOf } from './workloads/all.ts'
+import type { Workload } from './workloads/contract.ts'
 
-const connections = 10
 const warmUpMs = 200
 
-/** The second process of the same client shows how far two equals lie apart on this machine. */
-const stock = { label: 'PostgresDialect', client: 'PostgresDialect' }
-const measured = [
-  { label: 'kysely-smart-pg', client: 'kysely-smart-pg' },
-  { label: 'kysely-smart-pg native', client: 'kysely-smart-pg native' },
-  stock,
-  { label: 'PostgresDialect again', client: 'PostgresDialect' },
-]
+/** A fast operation is late when it has waited for longer than this beyond its round trip. */
+const lateMs = 20
 
 process.exitCode = await main(process.argv.slice(2))
 
@@ -43,83 +42,112 @@ async function main(args: readonly string[]): Promise<number> {
     console.log(usage)
     return 0
   }
-  if (!existsSync(fileURLToPath(import.meta.resolve('kysely-smart-pg')))) {
-    console.error('There is no build to measure: npm run build')
-    return 2
-  }
-  return bench(flags)
+  return ensureBuilt() ? bench(flags) : 2
 }
 
 async function bench(flags: Flags): Promise<number> {
-  await using cluster = await startCluster({ settings: { shared_buffers: '256MB' } })
-  const version = await prepare(cluster)
-  console.log(`node ${process.versions.node}, PostgreSQL ${version}, ${availableParallelism()} cores`)
-  console.log(`${flags.rounds} rounds of ${flags.seconds} s, ${connections} connections to each client\n`)
-  const handles = measured.map(({ label, client }) => new ClientHandle(label, client, flags.profile))
+  const program = flags.clients.includes('pgbench') ? findPgbench() : undefined
+  await using cluster = await startCluster({ settings: settingsFor(flags) })
+  const database = await createDatabase(cluster)
+  const { url } = database
   try {
-    for (const handle of handles) await handle.open(cluster.url, connections)
-    let errors = 0
-    for (const workload of workloads) errors += await compare(handles, cluster, workload, flags)
-    return errors > 0 ? 1 : 0
+    for (const statement of setUp) await ask(url, statement)
+    const setting = await settingOf(url, flags)
+    introduce(flags, setting, program)
+    const results = new Results(flags, setting)
+    for (const delay of flags.delays) {
+      const line = await openLine(url, delay)
+      if (delay > 0)
+        console.log(`${delay} ms of network: the proxy adds ${line.addedMs.toFixed(2)} ms to a round trip.\n`)
+      try {
+        const ground = { line, connections: flags.connections, profiles: flags.profile, program }
+        for (const name of flags.workloads) await run(workloadOf(name), flags, cluster, url, ground, results)
+      } finally {
+        await line.close()
+      }
+    }
+    return results.errors > 0 ? 1 : 0
   } finally {
-    await Promise.all(handles.map((handle) => handle.close()))
+    await database.drop()
+    // Roles belong to no database. Another bench on the same server may still use it, and then drops it.
+    await ask(cluster.url, `drop role if exists ${tenantRole}`).catch(() => undefined)
   }
 }
 
-async function prepare({ primary }: Cluster): Promise<string> {
-  for (const statement of setUp) await primary.query(statement)
-  const [row] = await primary.query<{ server_version: string }>('show server_version')
-  return row!.server_version
+function settingsFor({ connections }: Flags): Record<string, string> {
+  return {
+    shared_buffers: '256MB',
+    max_connections: String(20 + connections * everyone.length),
+    // Both would come in the middle of somebody's round.
+    autovacuum: 'off',
+    checkpoint_timeout: '1d',
+    max_wal_size: '2GB',
+  }
 }
 
-/** Prints a table per number of callers; the number of errors comes back. */
-async function compare(
-  handles: readonly ClientHandle[],
-  cluster: Cluster,
+async function run(
   workload: Workload,
   flags: Flags,
-): Promise<number> {
+  { primary }: Cluster,
+  url: string,
+  ground: Ground,
+  results: Results,
+): Promise<void> {
   console.log(`### ${workload.name}: ${workload.description}\n`)
-  let errors = 0
-  for (const concurrency of flags.concurrency) {
-    const plan = { workload: workload.name, concurrency, warmUpMs, measuredMs: 1000 * flags.seconds }
-    const series = await allRounds(handles, cluster, plan, flags.rounds)
-    const divisor = series.find(({ label }) => label === stock.label)!
-    console.log(`${tableOf(series, divisor, concurrency)}\n`)
-    errors += tell(series)
-  }
-  return errors
-}
-
-async function allRounds(
-  handles: readonly ClientHandle[],
-  cluster: Cluster,
-  plan: RoundPlan,
-  count: number,
-): Promise<readonly Series[]> {
-  const series = handles.map((handle) => ({ handle, label: handle.label, rounds: [] as MeasuredRound[] }))
-  for (let n = 0; n < count; n++) {
-    // a b c, c b a, a b c …: what changes with time meets all alike.
-    for (const { handle, rounds } of n % 2 === 0 ? series : series.toReversed()) {
-      rounds.push(await oneRound(handle, cluster, plan))
+  const entrants: Entrant[] = []
+  try {
+    for (const label of takingPart(flags.clients, workload, ground.program)) {
+      entrants.push(await entrant(label, workload, ground))
     }
-  }
-  return series
-}
-
-async function oneRound(handle: ClientHandle, { primary }: Cluster, plan: RoundPlan): Promise<MeasuredRound> {
-  const before = serverCpuUs(primary.pid)
-  const round = await handle.round(plan)
-  return { ...round, serverCpuUs: (serverCpuUs(primary.pid) - before) / round.operations }
-}
-
-function tell(series: readonly Series[]): number {
-  let sum = 0
-  for (const { label, rounds } of series) {
-    for (const { errors, firstError } of rounds) {
-      sum += errors
-      if (errors > 0) console.error(`${label}: ${errors} errors, the first ${firstError}`)
+    for (const callers of workload.crowd === undefined ? flags.concurrency : [0]) {
+      for (const statement of workload.refresh ?? []) await ask(url, statement)
+      const plan: RoundPlan = {
+        workload: workload.name,
+        callers,
+        warmUpMs,
+        measuredMs: 1000 * flags.seconds,
+        lateMs: lateMs + ground.line.roundTripMs,
+      }
+      results.add(workload, callers, ground.line, await compare(entrants, plan, flags.rounds, primary.pid))
     }
+  } finally {
+    await Promise.all(entrants.map(async ({ participant }) => participant?.close()))
   }
-  return sum
+}
+
+async function entrant(label: string, workload: Workload, ground: Ground): Promise<Entrant> {
+  try {
+    return { label, participant: await enter(label, workload, ground) }
+  } catch (error) {
+    return { label, participant: null, failed: String(error) }
+  }
+}
+
+async function settingOf(url: string, { connections }: Flags): Promise<Setting> {
+  const [row] = await ask<{ server_version: string; max_connections: string }>(
+    url,
+    "select current_setting('server_version') as server_version, current_setting('max_connections') as max_connections",
+  )
+  const needed = connections * everyone.length
+  if (Number(row!.max_connections) < needed) {
+    console.error(`The server takes ${row!.max_connections} connections; all clients together may want ${needed}.`)
+  }
+  return { node: process.versions.node, postgres: row!.server_version, cores: availableParallelism() }
+}
+
+function introduce(flags: Flags, { node, postgres, cores }: Setting, program: string | undefined): void {
+  const { rounds, seconds, connections } = flags
+  console.log(`node ${node}, PostgreSQL ${postgres}, ${cores} cores`)
+  console.log(`${rounds} rounds of ${seconds} s, ${connections} connections to each client`)
+  if (flags.quick) console.log('Quick: rounds so few and so short that the figures are mostly noise.')
+  if (flags.clients.includes('pgbench')) {
+    console.log(program === undefined ? 'There is no pgbench here: it is left out.' : `pgbench is ${program}`)
+  }
+  const cells = flags.workloads.map((name) => {
+    const workload = workloadOf(name)
+    const tables = workload.crowd === undefined ? flags.concurrency.length : 1
+    return tables * takingPart(flags.clients, workload, program).length
+  })
+  const inAll = cells.reduce((sum, cell) => sum + cell, 0) * flags.delays.length * rounds * (seconds + 0.3)
+  console.log(`This takes at least ${inAll < 100 ? `${Math.ceil(inAll)} s` : `${Math.ceil(inAll / 60)} minutes`}.\n`)
 }

@@ -24,3 +24,9 @@ export function medianOf(values: Iterable<number>): number {
 export function percentile(sorted: Float64Array, q: number): number {
   return sorted[Math.max(0, Math.ceil(q * sorted.length) - 1)] ?? Number.NaN
 }
+
+/** The share of the values above `limit`. NaN when there are none. */
+export function shareAbove(sorted: Float64Array, limit: number): number {
+  const first = sorted.findIndex((value) => value > limit)
+  return first < 0 && sorted.length > 0 ? 0 : (sorted.length - first) / sorted.length
+}

@@ -98,9 +98,22 @@ export class RoundTrip {
 export type Closes = 'no' | 'slow' | 'lock'
 
 /** Whether a statement may share its connection with those of others: it leaves nothing behind in the session. */
-export function mayShare({ stateful, multiple, kind, verb }: Facts): boolean {
-  return !stateful && !multiple && kind !== 'transaction' && kind !== 'unknown' && verb !== 'copy'
+export function mayShare(facts: Facts): boolean {
+  const { stateful, multiple, kind, verb } = facts
+  if (stateful || multiple || kind === 'transaction' || kind === 'unknown') return false
+  return verb !== 'copy' && verb !== 'show' && !asksForItsSession(facts)
 }
+
+/** What it is told is true of one session only, which should then be the caller's own. */
+function asksForItsSession({ functions, tablesRead }: Facts): boolean {
+  if (functions.some((name) => SESSION_FUNCTIONS.has(name))) return true
+  return tablesRead.some((name) => SESSION_TABLES.has(name))
+}
+
+const inCatalog = (names: readonly string[]): Set<string> =>
+  new Set(names.flatMap((name) => [name, `pg_catalog.${name}`]))
+const SESSION_FUNCTIONS = inCatalog(['pg_backend_pid', 'current_setting', 'pg_listening_channels', 'pg_my_temp_schema'])
+const SESSION_TABLES = inCatalog(['pg_settings', 'pg_prepared_statements', 'pg_cursors'])
 
 /** `pipelined`: lanes run with a short lock timeout, so that a write that has to wait is given up and sent again alone. */
 export function closes(cost: TextCost, now: number, pipelined: boolean): Closes {
@@ -265,10 +278,10 @@ export class LaneRules<L extends Lane = Lane> {
   #packing: L | null = null
   #fastSeenAt = -Infinity
 
-  choose(closes: Closes, view: LaneView<L>): LaneChoice<L> {
+  choose(kind: Closes, view: LaneView<L>): LaneChoice<L> {
     const { now, roundTripMs, turn } = view
-    if (closes === 'no') this.#fastSeenAt = now
-    else if (this.#isFull(closes, view)) return 'wait'
+    if (kind === 'no') this.#fastSeenAt = now
+    else if (this.#isFull(kind, view)) return 'wait'
     const packing = this.#packing
     if (packing !== null && packing.unflushed && roundTripMs < NEAR_MS) {
       if (packing.backlogMs(now, roundTripMs) <= PACKED_MS && packing.isOpen(now, roundTripMs, turn)) return packing
@@ -283,10 +296,10 @@ export class LaneRules<L extends Lane = Lane> {
   }
 
   /** Whether a lane that has just answered may take one more that waits. */
-  refills(lane: L, closes: Closes, view: LaneView<L>): boolean {
+  refills(lane: L, kind: Closes, view: LaneView<L>): boolean {
     const { now, roundTripMs, turn } = view
-    if (closes === 'no') this.#fastSeenAt = now
-    else if (this.#isFull(closes, view)) return false
+    if (kind === 'no') this.#fastSeenAt = now
+    else if (this.#isFull(kind, view)) return false
     return lane.backlogMs(now, roundTripMs) <= BACKLOG_MS && lane.isOpen(now, roundTripMs, turn)
   }
 
@@ -295,7 +308,7 @@ export class LaneRules<L extends Lane = Lane> {
    * one from what may wait for a lock: otherwise a transaction that waits for a read of its own caller could wait
    * behind somebody who waits for its lock, a deadlock that the server cannot see.
    */
-  #isFull(closes: Closes, { lanes, count, now, pinned }: LaneView<L>): boolean {
+  #isFull(kind: Closes, { lanes, count, now, pinned }: LaneView<L>): boolean {
     const readsCome = now - this.#fastSeenAt <= FAST_SEEN_MS
     let slow = 0
     let closed = 0
@@ -304,7 +317,7 @@ export class LaneRules<L extends Lane = Lane> {
       closed++
       if (lane.closed === 'slow') slow++
     }
-    if (closes === 'slow' && slow >= (readsCome ? Math.max(1, count - 2) : count)) return true
+    if (kind === 'slow' && slow >= (readsCome ? Math.max(1, count - 2) : count)) return true
     return closed >= (readsCome || pinned ? Math.max(1, count - 1) : count)
   }
 }

@@ -115,12 +115,17 @@ function savedRoundTrip({ hold, statement }: Run): Rows | null {
   return { rows: [], command: statement.sql.toUpperCase(), count: null }
 }
 
-async function deliver(run: Run, seat: Seat): Promise<Rows> {
-  const { engine, hold, begin } = run
+/** Not async, because most statements are sent as they are. */
+function deliver(run: Run, seat: Seat): Promise<Rows> {
+  const { hold, begin } = run
   // Named as late as possible: the name is about the server's memory, not about the statement.
   const statement = named(run)
   if (hold.together !== null) return hold.together.add(statement)
-  if (begin === null) return seat.send(statement)
+  return begin === null ? seat.send(statement) : beginWith(run, seat, begin, statement)
+}
+
+async function beginWith(run: Run, seat: Seat, begin: Statement, statement: Statement): Promise<Rows> {
+  const { engine, hold } = run
   hold.begin = null
   try {
     if (goesTogether(statement)) return await withBegin(seat.session, begin, statement)
@@ -329,7 +334,8 @@ function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry'
   afterwards(engine, hold, seat)
   const sent = !run.wasLost && !neverRan(error)
   // What was never sent says nothing about the server.
-  node.settleQuery(seat.permit, sent ? fault.breaker : 'ignore', error)
+  const counts = sent && (!fault.dropsConnection || node.isNewLoss(seat.session))
+  node.settleQuery(seat.permit, counts ? fault.breaker : 'ignore', error)
   seat.permit = null
   count(engine, hold, statement, run, fault)
   if (fault.dropsConnection && hold.pooled !== null) hold.discard = true

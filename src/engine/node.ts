@@ -9,7 +9,7 @@ import { CircuitOpenError } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
 import { PlanWatch } from '../core/plan-watch.ts'
 import { RetryBudget } from '../core/retry.ts'
-import type { Chance, Clock, Role } from '../core/types.ts'
+import type { Chance, Clock, Role, Session } from '../core/types.ts'
 import type { Host } from './connector.ts'
 import type { Listeners } from './listeners.ts'
 import { Pool } from './pool.ts'
@@ -50,6 +50,7 @@ export class Node implements Host {
   behindPooler: boolean | undefined = undefined
   lockTimeout: string | null = null
   readonly #connecting: Breaker
+  readonly #lossesTold = new WeakSet<Session>()
   readonly #querying: Breaker
   readonly #ports: NodePorts
 
@@ -91,6 +92,13 @@ export class Node implements Host {
     const now = this.#ports.clock.now()
     if (permit === null && this.#querying.state !== 'closed') return
     this.#querying.settle(permit ?? this.#querying.admit(now), outcome, now, this.#ports.chance, cause)
+  }
+
+  /** Whether this is the first to tell that a connection was lost: one fault, however many statements stood on it. */
+  isNewLoss(session: Session): boolean {
+    if (this.#lossesTold.has(session)) return false
+    this.#lossesTold.add(session)
+    return true
   }
 
   /** The query never reached the server. */
@@ -137,6 +145,8 @@ export class Node implements Host {
   observed(health: Health): void {
     const before = this.health
     this.health = health
+    // Others may answer those who wait here.
+    if (this.role === 'replica' && before.up && !health.up) this.pool.turnAway(health.because)
     if (before.fit === health.fit || (before.at === 0 && health.fit)) return
     this.#ports.listeners.emit('node', { node: this.name, role: this.role, up: health.fit, because: health.because })
   }

@@ -53,6 +53,7 @@ export class LanePassage implements Placed, Seat, Asker {
   readonly #giver: PlaceGiver
   #resolve: ((rows: Rows) => void) | null = null
   #reject: ((error: Error) => void) | null = null
+  #asking = false
 
   constructor(giver: PlaceGiver, lane: SharedLane, cost: TextCost, closes: Closes, now: number) {
     this.#giver = giver
@@ -87,7 +88,7 @@ export class LanePassage implements Placed, Seat, Asker {
     return new Promise((resolve, reject) => {
       this.#resolve = resolve
       this.#reject = reject
-      this.session.ask(statement, this)
+      this.#ask(statement)
     })
   }
 
@@ -96,7 +97,7 @@ export class LanePassage implements Placed, Seat, Asker {
     this.twin = twin
     twin.twin = this
     this.statement = twin.statement
-    this.session.ask(twin.statement!, this)
+    this.#ask(twin.statement!)
   }
 
   /** Gives its place up: nothing was sent. */
@@ -125,7 +126,9 @@ export class LanePassage implements Placed, Seat, Asker {
   }
 
   reject(error: Error): void {
-    this.#giver.answered(this)
+    // Refused before anything was sent: no answer will come that could take it off its lane.
+    if (this.#asking) this.#giver.leave(this)
+    else this.#giver.answered(this)
     if (this.dropped) return
     const { twin } = this
     if (twin !== null) {
@@ -138,6 +141,12 @@ export class LanePassage implements Placed, Seat, Asker {
       }
     }
     this.#reject!(error)
+  }
+
+  #ask(statement: Statement): void {
+    this.#asking = true
+    this.session.ask(statement, this)
+    this.#asking = false
   }
 
   /** The other one has failed: from now on there is only this. */

@@ -229,6 +229,14 @@ export class Pool implements LaneHost {
     else this.#offer(pooled, now)
   }
 
+  /** Rejects who waits: the server does not answer. */
+  turnAway(because: string): void {
+    const message = `Node '${this.#node.name}' does not answer: ${because}.`
+    const error = new SmartPgError('SMARTPG_CONNECT_FAILED', message, { node: this.#node.name, phase: 'acquire' })
+    this.#waiting.rejectAll(error)
+    this.lanes.rejectWaiting(error)
+  }
+
   /** Every idle connection is asked whether it lives before it is used: one socket of this host went silent. */
   suspect(): void {
     for (const pooled of this.#idle) pooled.suspect = true

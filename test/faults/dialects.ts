@@ -8,6 +8,7 @@ import { onTestFinished } from 'vitest'
 import { SmartPgDialect } from '../../src/index.ts'
 import type { SmartPgOptions } from '../../src/index.ts'
 import { ask } from '../support/postgres/server.ts'
+import { wire } from '../support/wire.ts'
 
 /** Tests that do things to servers start one of their own, which TEST_DATABASE_URL and TEST_PG forbid. */
 export const borrowed = Boolean(process.env['TEST_DATABASE_URL'] ?? process.env['TEST_PG'])
@@ -20,10 +21,10 @@ export interface Opened<DB> {
   readonly applicationName: string
 }
 
-/** A dialect with a registry and an application name of its own. */
+/** A dialect over this run's wire, with a registry and an application name of its own. */
 export function open<DB>(options: SmartPgOptions): Opened<DB> {
   const applicationName = `faults-${randomBytes(4).toString('hex')}`
-  const dialect = new SmartPgDialect({ applicationName, metrics: { registry: new Registry() }, ...options })
+  const dialect = new SmartPgDialect({ wire, applicationName, metrics: { registry: new Registry() }, ...options })
   const db = new Kysely<DB>({ dialect })
   onTestFinished(() => db.destroy())
   return { db, dialect, applicationName: options.applicationName ?? applicationName }
@@ -49,6 +50,12 @@ export const pidOf = async (db: Kysely<never>): Promise<number> => {
   return rows[0]!.pid
 }
 
+/** The backend of a caller's own session: his first statement may run anywhere, from the second on it is his. */
+export async function ownPidOf(one: Kysely<never>): Promise<number> {
+  await pidOf(one)
+  return pidOf(one)
+}
+
 /** Backends of `count` leases that are all held at the same moment. */
 export async function heldAtOnce(db: Kysely<never>, count: number): Promise<Set<number>> {
   const pids = new Set<number>()
@@ -57,7 +64,7 @@ export async function heldAtOnce(db: Kysely<never>, count: number): Promise<Set<
   const here = new Promise<void>((resolve) => (everybodyIsHere = resolve))
   const lease = (): Promise<void> =>
     db.connection().execute(async (one) => {
-      pids.add(await pidOf(one))
+      pids.add(await ownPidOf(one))
       if (++arrived === count) everybodyIsHere()
       await here
     })

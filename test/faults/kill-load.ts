@@ -3,6 +3,7 @@
 
 import { Kysely, sql } from 'kysely'
 import { SmartPgDialect, isSmartPgError } from '../../src/index.ts'
+import { wire } from '../support/wire.ts'
 
 export interface LoadOrder {
   readonly url: string
@@ -42,6 +43,7 @@ process.on('unhandledRejection', (error) => uncaught.push(String((error as Error
 
 const order = JSON.parse(process.argv[2]!) as LoadOrder
 const dialect = new SmartPgDialect({
+  wire,
   primary: order.url,
   applicationName: order.applicationName,
   pool: { max: order.max },
@@ -115,6 +117,8 @@ let everybodyIsHere!: () => void
 const here = new Promise<void>((resolve) => (everybodyIsHere = resolve))
 const lease = (): Promise<void> =>
   db.connection().execute(async (one) => {
+    // The first statement may run anywhere, from the second on the session is this lease's.
+    await sql`select 1`.execute(one)
     const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(one)
     pids.add(rows[0]!.pid)
     if (++arrived === order.max) everybodyIsHere()

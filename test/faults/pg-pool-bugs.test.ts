@@ -11,6 +11,7 @@ import { SmartPgDialect } from '../../src/dialect.ts'
 import { createDatabase } from '../support/postgres/database.ts'
 import type { Database } from '../support/postgres/database.ts'
 import { ask } from '../support/postgres/server.ts'
+import { wire } from '../support/wire.ts'
 
 interface Tables {
   t: { id: number }
@@ -37,6 +38,7 @@ interface Client {
 function connect(pool: PoolOptions, options: Partial<SmartPgOptions> = {}): Client {
   const name = `pool-bugs-${randomBytes(4).toString('hex')}`
   const dialect = new SmartPgDialect({
+    wire,
     primary: database.url,
     applicationName: name,
     metrics: false,
@@ -68,7 +70,8 @@ async function holdConnection(db: Kysely<Tables>): Promise<() => Promise<void>> 
   const held = signal()
   const end = signal()
   const holding = db.connection().execute(async (connection) => {
-    await connection.executeQuery(CompiledQuery.raw('select 1 as held'))
+    // The first statement may run anywhere, from the second on the connection is this caller's.
+    for (let n = 0; n < 2; n++) await connection.executeQuery(CompiledQuery.raw('select 1 as held'))
     held.give()
     await end.given
   })
@@ -199,7 +202,8 @@ describe('a pool whose max is above what the server allows', () => {
     const url = new URL(database.url)
     url.username = role
     url.password = 'limited'
-    const { db, sessions } = connect({ max: 50 }, { primary: url.href })
+    // Without lanes, so that each of them asks for a connection.
+    const { db, sessions } = connect({ max: 50, lanes: false }, { primary: url.href })
     const answers = await Promise.all(
       Array.from({ length: 200 }, async (_, i) => {
         const { rows } = await sql<{ n: number }>`select ${i}::int as n, pg_sleep(0.02)`.execute(db)

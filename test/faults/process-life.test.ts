@@ -11,7 +11,9 @@ async function script(body: string, ...args: string[]): Promise<string> {
     import { Kysely, sql } from 'kysely'
     import { SmartPgDialect } from ${JSON.stringify(new URL('../../src/index.ts', import.meta.url).href)}
     const [url] = process.argv.slice(-1)
-    const open = (options) => new Kysely({ dialect: new SmartPgDialect({ primary: url, ...options }) })
+    import { wire } from ${JSON.stringify(new URL('../support/wire.ts', import.meta.url).href)}
+    const dialect = (options) => new SmartPgDialect({ wire, primary: url, ...options })
+    const open = (options) => new Kysely({ dialect: dialect(options) })
     const code = (error) => error.code
   `
   const flags = ['--input-type=module-typescript', '--disable-warning=ExperimentalWarning', '--eval', head + body]
@@ -31,7 +33,7 @@ test('a script that has done its work ends by itself, without destroy', async ()
 })
 
 test('a script that only said ready() ends by itself, too', async () => {
-  const body = `await new SmartPgDialect({ primary: url }).ready(); console.log('ready')`
+  const body = `await dialect().ready(); console.log('ready')`
   expect(await script(body, inject('primaryUrl'))).toBe('ready')
 })
 
