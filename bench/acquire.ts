@@ -62,14 +62,14 @@ function poolCase({ cluster }: Engine): Case {
   return { name: 'pool: take + release of an idle session', goalNs: 1_000, run }
 }
 
-function breakerCase({ cluster }: Engine): Case {
+function breakerCase({ cluster, clock }: Engine): Case {
   const { primary } = cluster
   const run = (calls: number): unknown => {
     let permit
     for (let i = 0; i < calls; i++) {
-      permit = primary.admitQuery()
+      permit = primary.admitQuery(clock.now())
       if (permit === null) throw new Error('the circuit is open')
-      primary.settleQuery(permit, 'success')
+      primary.settleQuery(permit, 'success', clock.now())
     }
     return permit
   }

@@ -147,9 +147,10 @@ function waitsAlone({ hold, engine }: Run, error: unknown): boolean {
   // NOWAIT has the same code, and says so from elsewhere.
   if (code !== '55P03' || routine !== 'ProcessInterrupts') return false
   node!.pool.lanes.ranIntoLock(passage)
-  node!.settleQuery(passage.permit, 'ignore')
+  const now = engine.clock.now()
+  node!.settleQuery(passage.permit, 'ignore', now)
   passage.permit = null
-  afterwards(engine, hold, passage)
+  afterwards(engine, hold, passage, now)
   hold.alone = true
   return true
 }
@@ -186,7 +187,7 @@ function bind(run: Run): Seat | Promise<Seat> {
   const { node, because } = choice
   // The breaker after the route, because it belongs to the server; before the queue, because nobody shall wait
   // for a server that does not answer.
-  const permit = node.admitQuery()
+  const permit = node.admitQuery(engine.clock.now())
   if (permit === null) throw unserved(run, node, node.circuitOpen())
   if (rides(run, node)) {
     const passage = node.pool.lane(run.statement.facts)
@@ -278,7 +279,7 @@ function unserved(run: Run, node: Node, error: unknown): unknown {
   const { engine, hold, statement } = run
   const fault = engine.faultOf(error, 'query')
   hold.node = node
-  count(engine, hold, statement, run, fault)
+  count(hold, statement, run, fault, engine.clock.now())
   tell(engine, hold, statement, run, fault)
   return error
 }
@@ -316,12 +317,13 @@ function takesItsTime({ kind, verb, functions }: Facts): boolean {
 
 function answered(run: Run, seat: Seat, rows: Rows): void {
   const { engine, hold, statement } = run
+  const now = engine.clock.now()
   hold.answered++
-  if (rows.executions !== undefined) watchPlan(engine, hold, seat, statement, run, rows.executions)
-  afterwards(engine, hold, seat)
-  hold.node!.settleQuery(seat.permit, 'success')
+  if (rows.executions !== undefined) watchPlan(engine, hold, seat, statement, run, rows.executions, now)
+  afterwards(engine, hold, seat, now)
+  hold.node!.settleQuery(seat.permit, 'success', now)
   seat.permit = null
-  count(engine, hold, statement, run, undefined)
+  count(hold, statement, run, undefined, now)
   tell(engine, hold, statement, run, undefined)
 }
 
@@ -331,16 +333,16 @@ function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry'
   const node = hold.node!
   const cause = seat.timedOut ? timedOut(run, error) : error
   const fault = engine.faultOf(cause, 'query')
-  afterwards(engine, hold, seat)
+  const now = engine.clock.now()
+  afterwards(engine, hold, seat, now)
   const sent = !run.wasLost && !neverRan(error)
   // What was never sent says nothing about the server.
   const counts = sent && (!fault.dropsConnection || node.isNewLoss(seat.session))
-  node.settleQuery(seat.permit, counts ? fault.breaker : 'ignore', error)
+  node.settleQuery(seat.permit, counts ? fault.breaker : 'ignore', now, error)
   seat.permit = null
-  count(engine, hold, statement, run, fault)
+  count(hold, statement, run, fault, now)
   if (fault.dropsConnection && hold.pooled !== null) hold.discard = true
   const { attempts, baseMs, maxMs } = engine.config.retry
-  const now = engine.clock.now()
   const step = nextStep(
     {
       fault,

@@ -77,8 +77,7 @@ export class Node implements Host {
   }
 
   /** A permit for one query, or null when the circuit is open. */
-  admitQuery(): Permit | null {
-    const now = this.#ports.clock.now()
+  admitQuery(now: number): Permit | null {
     this.retries.requested(now)
     const permit = this.#querying.admit(now)
     if (permit !== refused && (this.pool.hasSessions || this.#connecting.admits(now))) return permit
@@ -88,8 +87,7 @@ export class Node implements Host {
   }
 
   /** `permit` is null for a statement of a lease that holds its connection already: heard without having asked. */
-  settleQuery(permit: Permit | null, outcome: Outcome, cause?: unknown): void {
-    const now = this.#ports.clock.now()
+  settleQuery(permit: Permit | null, outcome: Outcome, now: number, cause?: unknown): void {
     if (permit === null && this.#querying.state !== 'closed') return
     this.#querying.settle(permit ?? this.#querying.admit(now), outcome, now, this.#ports.chance, cause)
   }

@@ -388,7 +388,10 @@ export class Pool implements LaneHost {
   #hand(pooled: PooledSession, now: number): boolean {
     const since = this.lanes.waitingSince
     const shared = since !== null && since <= (this.#waiting.since ?? Infinity)
-    if (shared && this.lanes.admit(pooled, now)) return true
+    if (shared && this.lanes.admit(pooled, now)) {
+      this.#reserve()
+      return true
+    }
     const waiter = this.#waiting.next()
     if (waiter !== null) {
       this.#hold(pooled, now)
@@ -615,6 +618,8 @@ export class Pool implements LaneHost {
     }
     this.lanes.enforceDeadlines(now, this.#ports.queryTimeoutMs)
     if (this.#state !== 'open') return
+    // The rules look at how long ago something was.
+    this.lanes.serve()
     this.#connector.keepHouse(now)
     for (const pooled of this.#idle.filter((one) => now >= one.lifetimeEnd)) void this.#close(pooled, 'lifetime')
     const { idleTimeoutMs, keepaliveMs } = this.#config

@@ -13,10 +13,10 @@ export interface Times {
 }
 
 /** Own writes are counted when they have ended, well or badly: only then can their position be asked for. */
-export function afterwards(engine: Engine, hold: Hold, seat: Seat): void {
+export function afterwards(engine: Engine, hold: Hold, seat: Seat, now: number): void {
   const shared = hold.passage !== null
   hold.passage = null
-  seat.settles(engine.clock.now())
+  seat.settles(now)
   if (hold.wrote === null || hold.node!.role === 'replica') return
   if (!shared && seat.session.lost === null && seat.session.status !== 'idle') return
   if (hold.redefined) engine.catalogChanged()
@@ -33,9 +33,10 @@ export function watchPlan(
   { facts }: Statement,
   times: Times,
   executions: number,
+  now: number,
 ): void {
   // Behind other statements of its own lease it has waited for them.
-  const ownMs = session.unanswered > 0 ? NaN : engine.clock.now() - times.sentAt - node!.pool.lanes.roundTripMs
+  const ownMs = session.unanswered > 0 ? NaN : now - times.sentAt - node!.pool.lanes.roundTripMs
   const regression = node!.planWatch.observe(facts, executions, passage === null ? ownMs : passage.serverMs)
   if (regression === null) return
   engine.unname(facts)
@@ -43,9 +44,8 @@ export function watchPlan(
 }
 
 /** One try of one statement, well or badly ended, in its node's counters. */
-export function count(engine: Engine, hold: Hold, { facts }: Statement, times: Times, fault: Fault | undefined): void {
+export function count(hold: Hold, { facts }: Statement, times: Times, fault: Fault | undefined, now: number): void {
   const { cells } = hold.node!
-  const now = engine.clock.now()
   cells.queries++
   const operation = cells.operations[facts.kind]
   operation.queries++

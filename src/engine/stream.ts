@@ -43,7 +43,7 @@ export async function* stream(
     throw error
   } finally {
     hold.untimed = false
-    count(engine, hold, statement, times, fault)
+    count(hold, statement, times, fault, engine.clock.now())
     tell(engine, hold, statement, times, fault)
     if (own && hold.inTransaction) await end(engine, hold, fault)
   }
