@@ -233,6 +233,11 @@ export class BatchError extends SmartPgError {
   }
 }
 
+/** Whether a statement failed without having been executed: it was not written, or it stood behind one that failed. */
+export function neverRan(error: unknown): boolean {
+  return error instanceof NotExecutedError || (isSmartPgError(error) && error.phase === 'send')
+}
+
 /** For whoever uses a connection whose transaction or callback is over. */
 export function releasedError(): SmartPgError {
   return new SmartPgError('SMARTPG_RELEASED', 'This connection was released: its transaction or callback has ended.', {

@@ -205,7 +205,12 @@ export class Lane<P extends Passage = Passage> {
 
   /** A statement is sent. */
   board(passage: P, now: number, roundTripMs: number): void {
-    this.#due = Math.max(now + roundTripMs, this.passages.length === 0 ? 0 : this.#due) + passage.costMs
+    if (this.passages.length === 0) {
+      // What was answered before it ran dry says nothing of what comes now.
+      this.#due = 0
+      this.#answeredTurn = -1
+    }
+    this.#due = Math.max(now + roundTripMs, this.#due) + passage.costMs
     this.passages.push(passage)
   }
 

@@ -2,7 +2,7 @@
 // else is a synchronous question to core. Each step says why it stands where it stands.
 
 import { mayShare } from '../core/lane.ts'
-import { NotExecutedError, OutcomeUnknownError, SmartPgError, isSmartPgError, releasedError } from '../core/errors.ts'
+import { NotExecutedError, OutcomeUnknownError, SmartPgError, neverRan, releasedError } from '../core/errors.ts'
 import { nextStep } from '../core/retry.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { NextStep } from '../core/retry.ts'
@@ -17,8 +17,9 @@ import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
 import type { Seat } from './seat.ts'
 import { afterwards, count, tell, watchPlan } from './settle.ts'
-import { goesTogether, withBegin } from './together.ts'
+import { goesTogether } from './together.ts'
 
+const NOTHING: Rows = { rows: [], command: null, count: null }
 const ROLLBACK: Statement = {
   sql: 'rollback',
   parameters: [],
@@ -41,6 +42,8 @@ interface Run {
   wasInTransaction: boolean
   /** The BEGIN that it took along. */
   begin: Statement | null
+  /** Its stale name was the reason to begin its transaction anew. */
+  healed: boolean
   /** The connection was gone before this statement: its holder had not noticed yet. */
   wasLost: boolean
   /** The replicas have been looked at on its behalf. */
@@ -70,6 +73,7 @@ export async function execute(
     sentAt: startedAt,
     wasInTransaction: false,
     begin: null,
+    healed: false,
     wasLost: false,
     looked: false,
     failure: undefined,
@@ -77,6 +81,8 @@ export async function execute(
   for (;;) {
     run.attempt++
     refuseStrangersSequences(run)
+    // What comes while BEGIN is under way belongs into the transaction, whatever becomes of it.
+    while (hold.opening !== null && hold.together?.full !== false) await hold.opening
     // First the connection: its node decides all that follows. A value when there is one, a promise when not.
     const bound = hold.bound ?? bind(run)
     const seat = bound instanceof Promise ? await bound : bound
@@ -85,7 +91,7 @@ export async function execute(
     // A cancel request that is still on its way would hit this statement.
     if (seat.cancelling !== null) await seat.cancelling
     // Asked for only now, when the connection is there and the circuit has been asked: a BEGIN may wait for its statement.
-    const unsaid = savedRoundTrip(run)
+    const unsaid = savedRoundTrip(run) ?? neverBegan(run)
     if (unsaid !== null) return unsaid
     beforeSending(run, seat)
     try {
@@ -115,6 +121,33 @@ function savedRoundTrip({ hold, statement }: Run): Rows | null {
   return { rows: [], command: statement.sql.toUpperCase(), count: null }
 }
 
+/** Nothing runs in a transaction that never began: the reason is told again, and its COMMIT is a ROLLBACK. */
+function neverBegan({ hold, statement: { sql, facts } }: Run): Rows | null {
+  if (hold.refusal === null) return null
+  if (facts.kind !== 'transaction' || (sql !== 'commit' && sql !== 'rollback')) throw hold.refusal
+  hold.refusal = null
+  return { rows: [], command: 'ROLLBACK', count: null }
+}
+
+/** A BEGIN that still waits for a statement is sent by itself. */
+export async function beginNow(engine: Engine, hold: Hold, signal?: AbortSignal): Promise<void> {
+  const { begin } = hold
+  if (begin === null) {
+    if (hold.refusal !== null) throw hold.refusal
+    return
+  }
+  const opening = hold.opens(begin)
+  hold.opening = null
+  try {
+    await execute(engine, hold, begin, true, signal)
+    opening.ended(null, true)
+  } catch (error) {
+    const idle = hold.pooled !== null && hold.pooled.session.lost === null && !hold.inTransaction
+    opening.ended(idle ? error : null, !neverRan(error) && !signal?.aborted)
+    throw error
+  }
+}
+
 /** Not async, because most statements are sent as they are. */
 function deliver(run: Run, seat: Seat): Promise<Rows> {
   const { hold, begin } = run
@@ -124,19 +157,43 @@ function deliver(run: Run, seat: Seat): Promise<Rows> {
   return begin === null ? seat.send(statement) : beginWith(run, seat, begin, statement)
 }
 
+/** BEGIN and the first statement in one write and under one Sync: where the one fails the other is not executed. */
 async function beginWith(run: Run, seat: Seat, begin: Statement, statement: Statement): Promise<Rows> {
-  const { engine, hold } = run
-  hold.begin = null
+  const opening = run.hold.opens(begin)
+  let begun: Promise<Rows> = Promise.resolve(NOTHING)
   try {
-    if (goesTogether(statement)) return await withBegin(seat.session, begin, statement)
-    await seat.session.send(begin)
-    return await seat.send(statement)
+    const pair = goesTogether(statement) ? seat.session.sendTogether([begin, statement]) : null
+    begun = pair?.[0] ?? seat.session.send(begin)
+    begun.catch(() => undefined)
+    const answered = pair?.[1] ?? begun.then(() => seat.send(statement))
+    return await answered.catch((error: unknown) => healed(run, seat, begin, statement, error))
   } catch (error) {
-    if (engine.faultOf(error, 'query').class !== 'prepared-statement' || seat.session.lost !== null) throw error
-    // The transaction is as new: it may begin again, and the statement is prepared anew.
-    await seat.session.send(ROLLBACK)
-    return withBegin(seat.session, begin, named(run))
+    const refusal = await begun.then(
+      () => null,
+      (reason: unknown) => reason,
+    )
+    // A statement that cannot be sent holds back the BEGIN with it, and is not what the BEGIN failed for.
+    throw error instanceof NotExecutedError && refusal !== null ? refusal : error
+  } finally {
+    const refusal = await begun.then(
+      () => null,
+      (reason: unknown) => reason,
+    )
+    opening.ended(seat.session.lost === null ? refusal : null, !neverRan(refusal))
   }
+}
+
+/** The transaction is as new: after a stale name of ours it begins again, once, and the statement is prepared anew. */
+async function healed(run: Run, seat: Seat, begin: Statement, { name }: Statement, error: unknown): Promise<Rows> {
+  const { engine } = run
+  const { lost, status } = seat.session
+  const stale = name !== undefined && engine.faultOf(error, 'query').class === 'prepared-statement'
+  if (!stale || run.healed || lost !== null || status === 'idle') throw error
+  run.healed = true
+  await seat.session.send(ROLLBACK)
+  const [begun, answered] = seat.session.sendTogether([begin, named(run)])
+  begun!.catch(() => undefined)
+  return answered!
 }
 
 /** The short lock timeout of shared connections is ours: whoever meets it was not executed, and waits elsewhere as he said. */
@@ -350,7 +407,9 @@ function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry'
       facts: statement.facts,
       // The first statement of a transaction that nobody has seen yet may still begin it elsewhere.
       inTransaction:
-        hold.answered > 0 || (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
+        run.healed ||
+        hold.answered > 0 ||
+        (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
       committing: wasInTransaction && statement.facts.verb === 'commit',
       onReplica: node.role === 'replica',
       triedElsewhere: failedOn.length > 0,
@@ -388,11 +447,6 @@ function timedOut({ engine, hold, statement }: Run, cause: unknown): SmartPgErro
     `No answer within queryTimeout (${engine.config.queryTimeoutMs} ms): ${statement.facts.summary} on node '${name}'.`,
     { node: name, phase: 'execute', cause },
   )
-}
-
-/** It was not written, or it stood behind one that failed. */
-function neverRan(error: unknown): boolean {
-  return error instanceof NotExecutedError || (isSmartPgError(error) && error.phase === 'send')
 }
 
 /** What the caller is told: the server's own error, unless what happened to the statement is not in it. */

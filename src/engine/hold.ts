@@ -10,6 +10,10 @@ import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
 import type { Together } from './together.ts'
 
+interface Opening {
+  ended(refusal: unknown, sent: boolean): void
+}
+
 export class Hold {
   /** What kind of transaction was asked for. */
   transaction: 'none' | 'read-write' | 'read-only' = 'none'
@@ -26,6 +30,10 @@ export class Hold {
   lazy: Statement | null = null
   /** The BEGIN that its next statement takes along; null when there is none, or it has been sent. */
   begin: Statement | null = null
+  /** Settles when it is known what has become of a BEGIN under way. */
+  opening: Promise<void> | null = null
+  /** What the server refused to begin the transaction with: it never began, and nothing may run in it. */
+  refusal: unknown = null
   /** What its next statements are gathered in, to leave in one write. */
   together: Together | null = null
   /** Its statement had to wait for a lock on a connection of others: now it waits on one of its own. */
@@ -91,11 +99,21 @@ export class Hold {
     if (this.transaction === 'none' && this.node!.role === 'replica') this.readOnReplica = true
   }
 
-  /** Sends a BEGIN that still waits for a statement to take it along. */
-  async beginNow(): Promise<void> {
-    const { begin, pooled } = this
+  /** A BEGIN has been sent, alone or with others: whoever comes meanwhile waits for what becomes of it. */
+  opens(begin: Statement): Opening {
     this.begin = null
-    if (begin !== null) await pooled!.session.send(begin)
+    let opened!: () => void
+    this.opening = new Promise((resolve) => (opened = resolve))
+    return {
+      /** `refusal`: what the BEGIN itself failed with, and whether it was sent at all. */
+      ended: (refusal: unknown, sent: boolean) => {
+        this.opening = null
+        // Outside of a transaction nothing may run for it: it is to begin yet, or it never will.
+        if (refusal !== null && !sent) this.begin = begin
+        else if (refusal !== null) this.refusal = refusal
+        opened()
+      },
+    }
   }
 
   /** Gives the connection back and takes no other. */
@@ -109,6 +127,7 @@ export class Hold {
     const { pooled } = this
     this.readOnReplica = false
     this.begin = null
+    this.refusal = null
     this.together = null
     if (pooled === null) return
     this.pooled = null

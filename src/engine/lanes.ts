@@ -72,6 +72,9 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   /** Mean time for which a statement that closes its lane holds it. */
   #closedMs = UNKNOWN_USE_MS
   #readMs = 0
+  /** How many lanes are kept for those who wait for a connection of their own. */
+  #reserved = 0
+  #stopped = false
   #turning = false
   #stuckTimer: Timer = null
 
@@ -187,24 +190,23 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     return false
   }
 
-  /** So many lanes take nothing new, because somebody waits for a connection of his own. */
+  /** So many lanes take nothing new, because somebody waits for a connection of his own: the first to run dry. */
   reserve(count: number): void {
-    let reserved = 0
-    for (const lane of this.lanes) if (lane.reserved) reserved++
-    if (reserved === count) return
+    if (count === 0 && this.#reserved === 0) return
+    this.#reserved = count
     this.now = this.#host.clock.now()
-    if (reserved > count) {
-      for (const lane of this.lanes) {
-        if (!lane.reserved || reserved-- <= count) continue
-        lane.reserved = false
-      }
-      return
-    }
-    const candidates = [...this.lanes].filter((lane) => !lane.reserved)
-    // The first to run dry, as far as anybody can tell.
-    const until = (lane: SharedLane): number => (lane.closed === 'no' ? 0 : 1e9) + lane.backlogMs(this.now, 0)
-    candidates.sort((a, b) => until(a) - until(b))
-    for (const lane of candidates.slice(0, count - reserved)) lane.reserved = true
+    // As far as anybody can tell: one that hangs may hang for ever.
+    const hangs = (lane: SharedLane): boolean =>
+      lane.closed !== 'no' || lane.isOverdue(this.now, this.roundTripMs, this.turn)
+    const until = (lane: SharedLane): number => (hangs(lane) ? 1e9 : 0) + Math.max(0, lane.backlogMs(this.now, 0))
+    const lanes = [...this.lanes].toSorted((a, b) => until(a) - until(b))
+    for (const [i, lane] of lanes.entries()) lane.reserved = i < count
+  }
+
+  /** Looks at nothing any more. */
+  stop(): void {
+    this.#host.clock.clearTimeout(this.#stuckTimer)
+    this.#stopped = true
   }
 
   rejectWaiting(error: unknown, since?: number): void {
@@ -325,7 +327,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     const passage = new LanePassage(this, lane, cost, kind, this.now)
     passage.alone = lane.dry
     lane.board(passage, this.now, this.roundTrip.ms)
-    if (!passage.alone && this.#stuckTimer === null) this.#watchStuck()
+    if (!passage.alone && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
     return passage
   }
 
@@ -412,7 +414,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
       if (!lane.isOverdue(this.now, this.roundTrip.ms, this.turn, STUCK_MS)) continue
       for (const passage of lane.passages.slice(1)) if (!this.#resend(passage)) break
     }
-    if (behind && this.#stuckTimer === null) this.#watchStuck()
+    if (behind && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
   }
 
   /** Sends a read once more, on another lane; false when there is none. */

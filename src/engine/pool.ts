@@ -269,6 +269,7 @@ export class Pool implements LaneHost {
     for (const { pooled } of [...this.lanes.lanes]) this.#remove(pooled, 'drain', closed)
     if (this.#tickTimer !== null) clock.clearTimeout(this.#tickTimer)
     if (this.#growTimer !== null) clock.clearTimeout(this.#growTimer)
+    this.lanes.stop()
     await Promise.all(this.#goodbyes)
     this.#state = 'closed'
   }
@@ -491,7 +492,10 @@ export class Pool implements LaneHost {
     if (this.#state !== 'open' || this.#connector.resting) return
     if (this.#standing + this.#connector.connecting >= this.#connector.max) return
     const bounds = unasked ? this.#bounds : { ...this.#bounds, min: 0, minIdle: 0 }
-    const plan = planPool(this.#planState(), bounds)
+    // Where somebody waits for a place although connections are idle, they are kept from him.
+    const kept = this.lanes.waiting > 0 && this.#waiting.length === 0
+    const state = this.#planState()
+    const plan = planPool(kept ? { ...state, idle: 0 } : state, bounds)
     if (plan.do === 'open') this.#open(plan.count)
     else if (plan.because === 'queue-drains-first') this.#growUnlessDrained()
   }
@@ -619,6 +623,7 @@ export class Pool implements LaneHost {
     this.lanes.enforceDeadlines(now, this.#ports.queryTimeoutMs)
     if (this.#state !== 'open') return
     // The rules look at how long ago something was.
+    this.#reserve()
     this.lanes.serve()
     this.#connector.keepHouse(now)
     for (const pooled of this.#idle.filter((one) => now >= one.lifetimeEnd)) void this.#close(pooled, 'lifetime')

@@ -5,7 +5,7 @@ import type { Fault } from '../core/fault.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Row, Statement } from '../core/types.ts'
 import type { Engine } from './engine.ts'
-import { execute } from './execute.ts'
+import { beginNow, execute } from './execute.ts'
 import type { Hold } from './hold.ts'
 import { count, tell } from './settle.ts'
 
@@ -30,7 +30,7 @@ export async function* stream(
   const own = hold.transaction === 'none' && !hold.inTransaction
   hold.untimed = true
   if (own) await begin(engine, hold, statement, raw, signal)
-  else await hold.beginNow()
+  else await beginNow(engine, hold, signal)
   const times = { attempt: 1, startedAt, sentAt: engine.clock.now() }
   hold.sends(statement.facts)
   let fault: Fault | undefined

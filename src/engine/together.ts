@@ -1,7 +1,7 @@
 // Statements of one lease that leave in one write and under one Sync: those of a batch, and the BEGIN of a
 // transaction with the first statement in it. Behind one that fails nothing is executed.
 
-import { NotExecutedError } from '../core/errors.ts'
+import { neverRan } from '../core/errors.ts'
 import type { Rows, Session, Statement } from '../core/types.ts'
 
 /** Gathers statements until as many have come as were announced, and sends them then. */
@@ -9,6 +9,7 @@ export class Together {
   readonly #session: Session
   readonly #count: number
   readonly #begin: Statement | null
+  #begun: Promise<Rows> | null = null
   readonly #gathered: Statement[] = []
   readonly #answers: Promise<readonly Promise<Rows>[]>
   #sent!: (answers: readonly Promise<Rows>[]) => void
@@ -21,9 +22,23 @@ export class Together {
     this.#answers = new Promise((resolve) => (this.#sent = resolve))
   }
 
+  /** All have come, and have been sent. */
+  get full(): boolean {
+    return this.#gathered.length === this.#count
+  }
+
+  /** Why the BEGIN before them did not take place, if it did not, and whether it was sent. */
+  async refusal(): Promise<[refusal: unknown, sent: boolean]> {
+    if (this.#begun === null || this.#session.lost !== null) return [null, true]
+    return this.#begun.then(
+      () => [null, true],
+      (error: unknown) => [error, !neverRan(error)],
+    )
+  }
+
   async add(statement: Statement): Promise<Rows> {
     const at = this.#gathered.push(statement) - 1
-    if (at + 1 === this.#count) this.#send()
+    if (this.full) this.#send()
     return (await this.#answers)[at]!
   }
 
@@ -32,19 +47,8 @@ export class Together {
     const answers = this.#session.sendTogether([...begin, ...this.#gathered])
     // Each is awaited by whoever added it, a little later than it may fail.
     for (const answer of answers) answer.catch(() => undefined)
+    if (begin.length > 0) this.#begun = answers[0]!
     this.#sent(answers.slice(begin.length))
-  }
-}
-
-/** Sends a statement in one write with the BEGIN before it; of a BEGIN that fails this is the failure. */
-export async function withBegin(session: Session, begin: Statement, statement: Statement): Promise<Rows> {
-  const [begun, answered] = session.sendTogether([begin, statement])
-  begun!.catch(() => undefined)
-  try {
-    return await answered!
-  } catch (error) {
-    if (error instanceof NotExecutedError) await begun
-    throw error
   }
 }
 

@@ -122,12 +122,15 @@ export class Lease implements DatabaseConnection {
   /** All in one write and under one Sync; each is logged, and fails, by itself. Settles when all have. */
   async together(queries: readonly CompiledQuery[]): Promise<PromiseSettledResult<QueryResult<unknown>>[]> {
     const hold = this.#hold
-    hold.together = new Together(hold.pooled!.session, queries.length, hold.begin)
-    hold.begin = null
+    const { session } = hold.pooled!
+    const together = new Together(session, queries.length, hold.begin)
+    const opening = hold.begin === null ? null : hold.opens(hold.begin)
+    hold.together = together
     try {
       return await Promise.allSettled(queries.map((query) => this.executeQuery(query)))
     } finally {
       hold.together = null
+      opening?.ended(...(await together.refusal()))
     }
   }
 
