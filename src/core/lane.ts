@@ -305,7 +305,9 @@ export class LaneRules<L extends Lane = Lane> {
     const { now, roundTripMs, turn } = view
     if (kind === 'no') this.#fastSeenAt = now
     else if (this.#isFull(kind, view)) return false
-    return lane.backlogMs(now, roundTripMs) <= BACKLOG_MS && lane.isOpen(now, roundTripMs, turn)
+    // What comes last has reads before it at any time: they may not keep it waiting for ever.
+    const most = kind === 'no' ? BACKLOG_MS : 2 * BACKLOG_MS
+    return lane.backlogMs(now, roundTripMs) <= most && lane.isOpen(now, roundTripMs, turn)
   }
 
   /**

@@ -7,6 +7,7 @@ import { nextStep } from '../core/retry.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { NextStep } from '../core/retry.ts'
 import type { Permit } from '../core/breaker.ts'
+import type { Fault } from '../core/fault.ts'
 import type { RouteReason } from '../core/cells.ts'
 import type { Facts, Rows, Statement } from '../core/types.ts'
 import { pause } from './clock.ts'
@@ -82,7 +83,7 @@ export async function execute(
     run.attempt++
     refuseStrangersSequences(run)
     // What comes while BEGIN is under way belongs into the transaction, whatever becomes of it.
-    while (hold.opening !== null && hold.together?.full !== false) await hold.opening
+    while (hold.opening !== null && hold.together === null) await hold.opening
     // First the connection: its node decides all that follows. A value when there is one, a promise when not.
     const bound = hold.bound ?? bind(run)
     const seat = bound instanceof Promise ? await bound : bound
@@ -153,7 +154,12 @@ function deliver(run: Run, seat: Seat): Promise<Rows> {
   const { hold, begin } = run
   // Named as late as possible: the name is about the server's memory, not about the statement.
   const statement = named(run)
-  if (hold.together !== null) return hold.together.add(statement)
+  const { together } = hold
+  if (together !== null) {
+    const answer = together.add(statement)
+    if (together.full) hold.together = null
+    return answer
+  }
   return begin === null ? seat.send(statement) : beginWith(run, seat, begin, statement)
 }
 
@@ -165,8 +171,8 @@ async function beginWith(run: Run, seat: Seat, begin: Statement, statement: Stat
     const pair = goesTogether(statement) ? seat.session.sendTogether([begin, statement]) : null
     begun = pair?.[0] ?? seat.session.send(begin)
     begun.catch(() => undefined)
-    const answered = pair?.[1] ?? begun.then(() => seat.send(statement))
-    return await answered.catch((error: unknown) => healed(run, seat, begin, statement, error))
+    const answer = pair?.[1] ?? begun.then(() => seat.send(statement))
+    return await answer.catch((error: unknown) => healed(run, seat, begin, statement, error))
   } catch (error) {
     const refusal = await begun.then(
       () => null,
@@ -191,9 +197,9 @@ async function healed(run: Run, seat: Seat, begin: Statement, { name }: Statemen
   if (!stale || run.healed || lost !== null || status === 'idle') throw error
   run.healed = true
   await seat.session.send(ROLLBACK)
-  const [begun, answered] = seat.session.sendTogether([begin, named(run)])
+  const [begun, answer] = seat.session.sendTogether([begin, named(run)])
   begun!.catch(() => undefined)
-  return answered!
+  return answer!
 }
 
 /** The short lock timeout of shared connections is ours: whoever meets it was not executed, and waits elsewhere as he said. */
@@ -359,7 +365,8 @@ function beforeSending(run: Run, seat: Seat): void {
   run.sentAt = engine.clock.now()
   run.wasLost = seat.session.lost !== null
   // Nobody opens a transaction on a connection that others use.
-  run.wasInTransaction = hold.passage === null && (hold.inTransaction || hold.together !== null)
+  const belongs = hold.transaction !== 'none' && facts !== BEGIN_FACTS
+  run.wasInTransaction = hold.passage === null && (hold.inTransaction || belongs || hold.together !== null)
   run.begin = hold.begin
   seat.sends(run.sentAt, facts.summary, timed)
   hold.sends(facts)
@@ -384,12 +391,22 @@ function answered(run: Run, seat: Seat, rows: Rows): void {
   tell(engine, hold, statement, run, undefined)
 }
 
+/** The failure, and what it means. Of several under way one ran into the deadline; the others failed for their own reasons. */
+function whatFailed(run: Run, seat: Seat, error: unknown): { cause: unknown; fault: Fault } {
+  const { engine } = run
+  const fault = engine.faultOf(error, 'query')
+  if (error instanceof NotExecutedError) return { cause: error, fault: { ...fault, code: error.code } }
+  const ended = fault.code === '57014' || fault.dropsConnection || seat.session.lost !== null
+  if (!seat.timedOut || !ended) return { cause: error, fault }
+  const cause = timedOut(run, error)
+  return { cause, fault: engine.faultOf(cause, 'query') }
+}
+
 /** Settles what failed; null: throw `hold.failure`. Otherwise the connection is given back and the next try may go. */
 function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry' }) | null {
   const { engine, hold, statement, attempt, wasInTransaction, failedOn, begin } = run
   const node = hold.node!
-  const cause = seat.timedOut ? timedOut(run, error) : error
-  const fault = engine.faultOf(cause, 'query')
+  const { cause, fault } = whatFailed(run, seat, error)
   const now = engine.clock.now()
   afterwards(engine, hold, seat, now)
   const sent = !run.wasLost && !neverRan(error)

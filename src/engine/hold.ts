@@ -116,6 +116,14 @@ export class Hold {
     }
   }
 
+  /** The transaction is over, or was never begun. */
+  leaveTransaction(): void {
+    this.transaction = 'none'
+    this.lazy = null
+    this.begin = null
+    this.refusal = null
+  }
+
   /** Gives the connection back and takes no other. */
   end(): void {
     this.ended = true

@@ -34,6 +34,9 @@ export interface PoolPorts extends ConnectorPorts {
   readonly pipelines: boolean
 }
 
+/** A connection of one's own, or a place on one that others use. */
+type Wants = 'connection' | 'place'
+
 /** Long enough for a lock that is held for a moment, short enough for those who stand behind. */
 const SHORT_LOCK_TIMEOUT = '20ms'
 const NOBODY: Asker = { resolve: () => undefined, reject: () => undefined }
@@ -182,7 +185,7 @@ export class Pool implements LaneHost {
 
   /** The same for those who have to wait. Rejects as `acquire` does. */
   waitForLane(facts: Facts, { signal }: AcquireOptions = {}): Promise<LanePassage> {
-    const refused = this.#refused<LanePassage>(signal)
+    const refused = this.#refused<LanePassage>(signal, 'place')
     if (refused !== null) return refused
     const served = this.lanes.wait(facts, this.#config.acquireTimeoutMs, signal)
     this.#serve()
@@ -196,7 +199,7 @@ export class Pool implements LaneHost {
    * Rejects with AcquireTimeoutError, QueueFullError, the signal's reason, or what makes connecting pointless.
    */
   acquire({ signal }: AcquireOptions = {}): Promise<PooledSession> {
-    const refused = this.#refused<PooledSession>(signal)
+    const refused = this.#refused<PooledSession>(signal, 'connection')
     if (refused !== null) return refused
     const now = this.#ports.clock.now()
     const stack = this.#config.leakDetectionMs > 0 ? new Error('acquired').stack : undefined
@@ -335,17 +338,20 @@ export class Pool implements LaneHost {
     return this.#idle.length + this.#inUse
   }
 
-  #refused<T>(signal: AbortSignal | undefined): Promise<T> | null {
-    const refusal = this.#refusal(signal)
+  #refused<T>(signal: AbortSignal | undefined, wants: Wants): Promise<T> | null {
+    const refusal = this.#refusal(signal, wants)
     if (refusal === null) return null
     this.#cells.acquires[signal?.aborted ? 'aborted' : 'rejected']++
     return Promise.reject(refusal)
   }
 
-  #refusal(signal: AbortSignal | undefined): unknown {
+  #refusal(signal: AbortSignal | undefined, wants: Wants): unknown {
     if (signal?.aborted) return signal.reason
     if (this.#state !== 'open') return this.#closedError()
-    if (this.#waiting.length + this.lanes.waiting < this.#config.maxWaiting || this.#idle.length > 0) return null
+    if (this.#waiting.length + this.lanes.waiting < this.#config.maxWaiting) return null
+    // An idle connection is for who wants one; for a place on it only if it has yet to be asked whether it lives.
+    const idle = this.#idle.at(-1)
+    if (idle !== undefined && (wants === 'connection' || this.#isDoubtful(idle, this.#ports.clock.now()))) return null
     return new QueueFullError(this.#node.name, this.counts())
   }
 

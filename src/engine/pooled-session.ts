@@ -81,7 +81,8 @@ export class PooledSession implements Seat {
     // One that its lease did not wait for was no longer counted.
     this.#outstanding = Math.max(0, this.#outstanding - 1)
     this.sentAt = this.#outstanding > 0 && this.#timed ? now : 0
-    this.overdue = 'no'
+    // Of statements that were sent together the cancelled one is not always the first to be told.
+    if (this.#outstanding === 0 || this.overdue !== 'cancelled') this.overdue = 'no'
   }
 
   /** Asks the server to cancel what runs. Until that has ended nothing else may be sent: it would be hit instead. */

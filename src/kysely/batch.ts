@@ -184,21 +184,24 @@ async function inOneWrite(
   options: BatchOptions,
   again = false,
 ): Promise<QueryResult<unknown>[]> {
-  options.signal?.throwIfAborted()
+  if (options.signal?.aborted) {
+    await lease.rollback()
+    throw options.signal.reason
+  }
   const settled = await lease.together([...queries, CompiledQuery.raw('commit')])
   const commit = settled.pop()!
   if (commit.status === 'fulfilled') {
     try {
       lease.committed()
-      return settled.map((one) => (one as PromiseFulfilledResult<QueryResult<unknown>>).value)
     } catch (cause) {
-      return fail(lease, null, 'commit', cause)
+      fail(lease, null, 'commit', cause)
     }
+    return settled.map((one, index) => (one.status === 'fulfilled' ? one.value : unread(lease, index, one.reason)))
   }
+  const lost = lease.hold.pooled?.session.lost ?? null
   await lease.rollback()
-  // The connection was gone before anything was written: as good as never tried.
-  if (!again && isUnsent(commit.reason)) {
-    lease.hold.release('error')
+  if (!again && mayBeginAgain(lease, settled, commit.reason)) {
+    if (lost !== null) lease.hold.release('error')
     await lease.begin(options, options).catch((cause: unknown) => fail(lease, null, 'begin', cause))
     return inOneWrite(lease, queries, options, true)
   }
@@ -206,6 +209,20 @@ async function inOneWrite(
   if (commit.reason instanceof OutcomeUnknownError) fail(lease, null, 'commit', commit.reason)
   const { index, phase, cause } = firstFailure(settled, commit.reason)
   return fail(lease, index, phase, cause)
+}
+
+/** The connection was gone before anything was written, or a name of ours was stale: nothing of it was kept. */
+function mayBeginAgain(lease: Lease, settled: readonly PromiseSettledResult<unknown>[], reason: unknown): boolean {
+  if (isUnsent(reason)) return lease.hold.answered === 0
+  const { cause } = firstFailure(settled, reason)
+  return lease.engine.faultOf(cause, 'query').class === 'prepared-statement'
+}
+
+/** The server has done it all; only what it answered could not be read. */
+function unread(lease: Lease, index: number, cause: unknown): never {
+  const why = cause instanceof Error ? cause.message : String(cause)
+  const message = `The batch was committed, but the answer to this query could not be read: ${why}`
+  return fail(lease, index, 'execute', new SmartPgError('SMARTPG_INVALID_QUERY', message, { phase: 'execute', cause }))
 }
 
 function isUnsent(reason: unknown): boolean {
@@ -231,6 +248,7 @@ function firstFailure(
   commitFailure?: unknown,
 ): { index: number | null; phase: Phase; cause: unknown } {
   const reasons = settled.map((one) => (one.status === 'rejected' ? (one.reason as unknown) : undefined))
+  if (reasons.every(isUnsent)) return { index: null, phase: 'begin', cause: reasons[0] }
   // What stood before it when the connection was lost has failed as well, but not by itself.
   const index = reasons.findLastIndex((reason) => reason !== undefined && !(reason instanceof NotExecutedError))
   if (index >= 0) return { index, phase: 'execute', cause: reasons[index] }

@@ -98,8 +98,7 @@ export class Lease implements DatabaseConnection {
     try {
       await this.executeQuery(CompiledQuery.raw(beginText(settings)), options)
     } catch (error) {
-      this.#hold.transaction = 'none'
-      this.#hold.lazy = null
+      this.#hold.leaveTransaction()
       // Not every Kysely gives back the connection of a controlled transaction that could not begin.
       if (this.#hold.answered === 0) this.#hold.release()
       throw error
@@ -123,20 +122,30 @@ export class Lease implements DatabaseConnection {
   async together(queries: readonly CompiledQuery[]): Promise<PromiseSettledResult<QueryResult<unknown>>[]> {
     const hold = this.#hold
     const { session } = hold.pooled!
-    const together = new Together(session, queries.length, hold.begin)
+    const together = new Together(hold.node!.name, session, queries.length, hold.begin)
     const opening = hold.begin === null ? null : hold.opens(hold.begin)
     hold.together = together
     try {
-      return await Promise.allSettled(queries.map((query) => this.executeQuery(query)))
+      return await Promise.allSettled(queries.map((query) => this.#gather(together, query)))
     } finally {
       hold.together = null
       opening?.ended(...(await together.refusal()))
     }
   }
 
+  async #gather(together: Together, query: CompiledQuery): Promise<QueryResult<unknown>> {
+    try {
+      return await this.executeQuery(query)
+    } catch (error) {
+      // The others would wait for it.
+      together.refuse(error)
+      throw error
+    }
+  }
+
   /** The transaction has ended with the COMMIT that was sent last. */
   committed(): void {
-    this.#hold.transaction = 'none'
+    this.#hold.leaveTransaction()
     // PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and no error.
     if (this.#lastCommand === 'ROLLBACK') throw new AbortedTransactionError()
   }
@@ -151,7 +160,7 @@ export class Lease implements DatabaseConnection {
     } catch {
       this.#hold.discard = true
     } finally {
-      this.#hold.transaction = 'none'
+      this.#hold.leaveTransaction()
     }
   }
 
