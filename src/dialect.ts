@@ -12,9 +12,12 @@ import type { BreakerStatus } from './core/breaker.ts'
 import { ConfigError } from './core/errors.ts'
 import type { EventName, Events } from './core/events.ts'
 import type { OpenSession } from './core/types.ts'
+import type { ListenOptions, NotificationListener } from './engine/channel.ts'
 import { systemChance, systemClock } from './engine/clock.ts'
 import { Engine, EngineHandle } from './engine/engine.ts'
 import type { OpenerHooks } from './engine/engine.ts'
+import { lendTo } from './engine/lend.ts'
+import type { Listening } from './engine/listen.ts'
 import { Listeners } from './engine/listeners.ts'
 import type { Node } from './engine/node.ts'
 import { installBatch } from './kysely/batch.ts'
@@ -25,6 +28,7 @@ import { registerPool, registry as exportedRegistry } from './telemetry/metrics.
 import { snapshotOf } from './telemetry/snapshot.ts'
 import { VERSION } from './telemetry/version.ts'
 import { faultOf } from './wire/fault-of.ts'
+import { lendClient } from './wire/lend.ts'
 import { nativeSessionOpener, sessionOpener } from './wire/open.ts'
 
 /** One node's circuit breaker, for hands. */
@@ -35,6 +39,30 @@ export interface BreakerControl {
   forceClose(reason: string): void
   /** State, since when, consecutive failures, milliseconds until the next trial, the last five transitions. */
   status(): BreakerStatus
+}
+
+/**
+ * As much of `pg.Client` as can be said without its types. Where @types/pg is installed, say what you get:
+ * `dialect.withClient(async (client: pg.Client) => …)`.
+ */
+export interface LentClient {
+  readonly processID: number
+  // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- the caller knows what he asks for
+  query<Row = Record<string, unknown>>(
+    query: string | { readonly text: string; readonly values?: readonly unknown[]; readonly name?: string },
+    values?: readonly unknown[],
+  ): Promise<{ readonly rows: Row[]; readonly rowCount: number | null; readonly command: string }>
+  /** A COPY stream of pg-copy-streams, a Cursor of pg-cursor. */
+  query<Query extends { submit(connection: never): void }>(query: Query): Query
+  // oxlint-disable-next-line typescript/no-explicit-any -- as every event emitter's
+  on(event: string, listener: (...details: any[]) => void): this
+}
+
+export interface WithClientOptions {
+  /** Name of the node. Default: the primary. */
+  readonly node?: string
+  /** Gives up the wait for a connection. */
+  readonly signal?: AbortSignal
 }
 
 /**
@@ -101,11 +129,42 @@ export class SmartPgDialect implements Dialect {
   }
 
   /**
-   * Closes every connection, as `destroy()` of the last Kysely instance does. Needed only after `ready()` when no query
-   * ever ran, because Kysely's `destroy()` does nothing then. Lets running queries finish; safe to call twice.
+   * Closes every connection, as `destroy()` of the last Kysely instance does. Needed only after `ready()`, `listen()` or
+   * `withClient()` when no query ever ran, because Kysely's `destroy()` does nothing then. Lets running queries finish;
+   * safe to call twice.
    */
   async destroy(): Promise<void> {
     await this.#handle.end()
+  }
+
+  /**
+   * Hears what is sent by NOTIFY on `channel`, a name of at most 63 bytes that means itself, upper case included.
+   * Settles when the primary has answered LISTEN, which needs no query before; rejects within `pool.acquireTimeout`.
+   * After a lost connection it listens anew and calls `options.onGap`. Dispose what comes back to end it; `destroy()`
+   * ends it, too.
+   */
+  listen(channel: string, fn: NotificationListener, options?: ListenOptions): Promise<Listening> {
+    return this.#handle.engine.notifications.listen(channel, fn, options)
+  }
+
+  /**
+   * Calls `fn` with a `pg.Client` that is nobody else's, for COPY streams, cursors and large objects, and settles as it
+   * does. The client is a connection of the pool, set up like every other and counted while it is held; it is closed
+   * afterwards. Waits for it like a query: `pool.acquireTimeout`. `destroy()` waits for `fn` as it does for queries.
+   */
+  // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- pg's own type, which is not known here
+  async withClient<T, Client = LentClient>(
+    fn: (client: Client) => T | Promise<T>,
+    { node: name, signal }: WithClientOptions = {},
+  ): Promise<T> {
+    // A wrong name starts nothing.
+    if (name !== undefined) this.#node(name, 'withClient')
+    // Counted out at once, so that `destroy()` of the last Kysely instance ends the engine although `fn` still runs.
+    const user = {}
+    const engine = await this.#handle.start(user)
+    this.#handle.forget(user)
+    const node = name === undefined ? engine.cluster.primary : this.#node(name, 'withClient')
+    return lendTo(engine, { node, lend: lendClient, use: (client) => fn(client as Client), signal })
   }
 
   /** Calls `listener` for every event of that name; dispose what comes back to stop. */
@@ -126,7 +185,7 @@ export class SmartPgDialect implements Dialect {
 
   /** The circuit breaker of a node by name. Throws ConfigError for a name that is no node. */
   breaker(node: string): BreakerControl {
-    const find = (): Node => this.#node(node)
+    const find = (): Node => this.#node(node, 'breaker')
     find()
     return {
       forceOpen: (reason) => find().forceOpen(reason),
@@ -135,12 +194,12 @@ export class SmartPgDialect implements Dialect {
     }
   }
 
-  #node(name: string): Node {
+  #node(name: string, askedBy: string): Node {
     const { cluster } = this.#handle.engine
     const node = cluster.node(name)
     if (node !== undefined) return node
     const expected = `one of ${cluster.nodes.map((one) => one.name).join(', ')}`
-    throw new ConfigError([{ path: 'breaker(node)', received: `'${name}'`, expected }])
+    throw new ConfigError([{ path: `${askedBy}(node)`, received: `'${name}'`, expected }])
   }
 
   #newEngine(): Engine {

@@ -12,8 +12,6 @@ import type { Facts } from './types.ts'
 const PACKED_MS = 1
 /** Work that may stand before a statement when it is sent behind others. */
 const BACKLOG_MS = 3
-/** Where the network alone takes longer than this, gathering statements in one write wins nothing. */
-const NEAR_MS = 2
 /** The answer at the head is late by more than this: what comes behind it would be late as well. */
 const OVERDUE_MS = 3
 /** A read that stands behind a head that is late by more than this is sent once more, elsewhere. */
@@ -27,10 +25,14 @@ const FAST_MS = 1
 const FAST_COST_MS = BACKLOG_MS / 32
 /** Bytes of statements that a lane may hold unanswered. */
 const MOST_BYTES = 1024 * 1024
-/** For so long after a fast read lanes are kept free for the next one. */
+/** For so long after a fast read, or after one that found no room, lanes are kept free for the next one. */
 const FAST_SEEN_MS = 1_000
+/** What may wait for a lock and takes longer than this may well have waited for one. */
+const CONTENDED_MS = 3
 /** A write that has run so often, and fast, without ever waiting for a lock is not expected to. */
 const PLAIN_SAMPLES = 8
+/** Long enough for the disk that a commit waits for: with 1 ms, writes of 2 ms gained nothing from being pipelined. */
+const PLAIN_MS = 5
 const LOCK_TIMEOUT_FORGOTTEN_MS = 60_000
 
 /** What one text has cost one server so far. */
@@ -94,6 +96,35 @@ export class RoundTrip {
   }
 }
 
+/**
+ * For how long an answer may have lain unread because this process was busy. A round of the event loop reads what had
+ * arrived when it began; what arrives meanwhile is read in the next. (A busy client took every server for late: it
+ * closed all its lanes, and sent reads twice when it had least time for them.)
+ */
+export class Rounds {
+  #began = 0
+  #lastMs = 0
+  #running = false
+
+  /** Something happens; true when it is the first in its round: then `end` is due as soon as the loop has come round. */
+  begin(now: number): boolean {
+    if (this.#running) return false
+    this.#running = true
+    this.#began = now
+    return true
+  }
+
+  end(now: number): void {
+    this.#running = false
+    this.#lastMs = now - this.#began
+  }
+
+  /** At most, milliseconds. */
+  unreadMs(now: number): number {
+    return this.#lastMs + (this.#running ? now - this.#began : 0)
+  }
+}
+
 /** Why nothing may ride behind a statement: it takes long (or nobody knows), or it may wait for a lock. */
 export type Closes = 'no' | 'slow' | 'lock'
 
@@ -123,7 +154,7 @@ export function closes(cost: TextCost, now: number, pipelined: boolean): Closes 
 }
 
 function isPlain(cost: TextCost, now: number): boolean {
-  if (cost.facts.kind !== 'write_simple' || cost.samples < PLAIN_SAMPLES || cost.ms > FAST_MS) return false
+  if (cost.facts.kind !== 'write_simple' || cost.samples < PLAIN_SAMPLES || cost.ms > PLAIN_MS) return false
   return now - cost.lockTimeoutAt > LOCK_TIMEOUT_FORGOTTEN_MS
 }
 
@@ -145,8 +176,6 @@ export class Lane<P extends Passage = Passage> {
   /** When the server is expected to have answered all of them. */
   #due = 0
   #answeredAt = -Infinity
-  /** The turn of the event loop in which the last answer was read. */
-  #answeredTurn = -1
   /** Answered in this read and not yet reckoned. */
   readonly #answered: P[] = []
   /** Kept for somebody who waits to have a connection for himself: nothing new may ride. */
@@ -193,23 +222,21 @@ export class Lane<P extends Passage = Passage> {
   }
 
   /** Whether the head is late, and not merely unread because this process itself has been busy. */
-  isOverdue(now: number, roundTripMs: number, turn: number, limitMs = OVERDUE_MS): boolean {
-    return this.lateMs(now, roundTripMs) > limitMs && this.#answeredTurn !== turn
+  isOverdue(now: number, roundTripMs: number, unreadMs: number, limitMs = OVERDUE_MS): boolean {
+    return this.lateMs(now, roundTripMs) - unreadMs > limitMs
   }
 
   /** Whether a statement may ride behind those that are there. */
-  isOpen(now: number, roundTripMs: number, turn: number): boolean {
-    if (this.reserved || this.ending || this.closed !== 'no' || this.isOverdue(now, roundTripMs, turn)) return false
+  isOpen(now: number, roundTripMs: number, unreadMs: number): boolean {
+    if (this.reserved || this.ending || this.closed !== 'no') return false
+    if (this.isOverdue(now, roundTripMs, unreadMs)) return false
     return this.#connection.bytesUnanswered <= MOST_BYTES
   }
 
   /** A statement is sent. */
   board(passage: P, now: number, roundTripMs: number): void {
-    if (this.passages.length === 0) {
-      // What was answered before it ran dry says nothing of what comes now.
-      this.#due = 0
-      this.#answeredTurn = -1
-    }
+    // What was answered before it ran dry says nothing of what comes now.
+    if (this.passages.length === 0) this.#due = 0
     this.#due = Math.max(now + roundTripMs, this.#due) + passage.costMs
     this.passages.push(passage)
   }
@@ -228,15 +255,16 @@ export class Lane<P extends Passage = Passage> {
 
   /**
    * What the answers of one read say about the server: the time since the answer before is theirs. They share up to
-   * 3 ms of it evenly; what is beyond is the first one's, because the others were answered behind it.
+   * 3 ms of it evenly; what is beyond is the first one's, because the others were answered behind it. Of that the time
+   * for which it may have lain here unread is not the server's.
    */
-  reckon(now: number, roundTripMs: number, turn: number): void {
+  reckon(now: number, roundTripMs: number, unreadMs: number): void {
     const count = this.#answered.length
     if (count === 0) return
     const [first] = this.#answered
     const elapsed = Math.max(0, now - Math.max(first!.sentAt + roundTripMs, this.#answeredAt))
     const share = Math.min(elapsed, BACKLOG_MS) / count
-    let beyond = elapsed - share * count
+    let beyond = Math.max(0, elapsed - share * count - unreadMs)
     for (const passage of this.#answered) {
       passage.serverMs = share + beyond
       beyond = 0
@@ -245,7 +273,6 @@ export class Lane<P extends Passage = Passage> {
     }
     this.#answered.length = 0
     this.#answeredAt = now
-    this.#answeredTurn = turn
   }
 
   #remove(passage: P): void {
@@ -270,8 +297,8 @@ export interface LaneView<L extends Lane = Lane> {
   readonly pinned: boolean
   readonly now: number
   readonly roundTripMs: number
-  /** Counts the rounds of the event loop. */
-  readonly turn: number
+  /** For so long at most an answer may have lain unread. */
+  readonly unreadMs: number
 }
 
 /** The lane to ride, an `idle` connection to begin a new one on, or to wait. */
@@ -282,17 +309,22 @@ export class LaneRules<L extends Lane = Lane> {
   /** The lane of this turn's write. */
   #packing: L | null = null
   #fastSeenAt = -Infinity
+  /** When a read last found other work before it on every lane, or had to wait. */
+  #crowdedAt = -Infinity
 
-  choose(kind: Closes, view: LaneView<L>): LaneChoice<L> {
-    const { now, roundTripMs, turn } = view
+  choose(cost: TextCost, kind: Closes, view: LaneView<L>): LaneChoice<L> {
+    const { now, roundTripMs, unreadMs } = view
     if (kind === 'no') this.#fastSeenAt = now
-    else if (this.#isFull(kind, view)) return 'wait'
+    else if (this.#isFull(cost, view)) return 'wait'
     const packing = this.#packing
-    if (packing !== null && packing.unflushed && roundTripMs < NEAR_MS) {
-      if (packing.backlogMs(now, roundTripMs) <= PACKED_MS && packing.isOpen(now, roundTripMs, turn)) return packing
+    if (packing !== null && packing.unflushed) {
+      if (packing.backlogMs(now, roundTripMs) <= PACKED_MS && packing.isOpen(now, roundTripMs, unreadMs)) return packing
     }
     if (view.idle > 0) return 'idle'
-    return (this.#packing = leastBehind(view)) ?? 'wait'
+    const lane = leastBehind(view)
+    if (kind === 'no' && (lane === null || lane.backlogMs(now, roundTripMs) > PACKED_MS)) this.#crowdedAt = now
+    if (lane === null) return 'wait'
+    return (this.#packing = lane)
   }
 
   /** A lane that was begun on an idle connection: what comes next in this turn rides along. */
@@ -301,43 +333,52 @@ export class LaneRules<L extends Lane = Lane> {
   }
 
   /** Whether a lane that has just answered may take one more that waits. */
-  refills(lane: L, kind: Closes, view: LaneView<L>): boolean {
-    const { now, roundTripMs, turn } = view
+  refills(lane: L, cost: TextCost, kind: Closes, view: LaneView<L>): boolean {
+    const { now, roundTripMs, unreadMs } = view
     if (kind === 'no') this.#fastSeenAt = now
-    else if (this.#isFull(kind, view)) return false
+    else if (this.#isFull(cost, view)) return false
     // What comes last has reads before it at any time: they may not keep it waiting for ever.
     const most = kind === 'no' ? BACKLOG_MS : 2 * BACKLOG_MS
-    return lane.backlogMs(now, roundTripMs) <= most && lane.isOpen(now, roundTripMs, turn)
+    return lane.backlogMs(now, roundTripMs) <= most && lane.isOpen(now, roundTripMs, unreadMs)
   }
 
   /**
-   * Whether as many lanes as may be are closed already. While reads come, two lanes are kept from what is slow and
-   * one from what may wait for a lock: otherwise a transaction that waits for a read of its own caller could wait
-   * behind somebody who waits for its lock, a deadlock that the server cannot see.
+   * Whether as many lanes as may be are closed already. While reads come, or somebody holds a connection, one lane is
+   * kept open: a transaction that waits for a read of its own caller must not wait behind those who wait for its lock,
+   * a deadlock that the server cannot see. That read may be slow or unknown as well: beside transactions another lane
+   * is kept from what may wait for a lock, and where nothing else closes lanes a slow read may take the last. Slow reads
+   * leave two. Where reads come thick they are left two by all, and half of the lanes by a single text that seems to wait
+   * for locks: more of it at once would only wait for each other.
    */
-  #isFull(kind: Closes, { lanes, count, now, pinned }: LaneView<L>): boolean {
-    const readsCome = now - this.#fastSeenAt <= FAST_SEEN_MS
-    let slow = 0
+  #isFull(cost: TextCost, { lanes, count, now, pinned }: LaneView<L>): boolean {
+    const { lockWaiter } = cost.facts
+    let alike = 0
+    let same = 0
     let closed = 0
     for (const lane of lanes) {
       if (lane.closed === 'no') continue
       closed++
-      if (lane.closed === 'slow') slow++
+      const last = lane.passages.at(-1)!.cost
+      if (last.facts.lockWaiter === lockWaiter) alike++
+      if (last === cost) same++
     }
-    if (kind === 'slow' && slow >= (readsCome ? Math.max(1, count - 2) : count)) return true
-    return closed >= (readsCome || pinned ? Math.max(1, count - 1) : count)
+    if (now - this.#fastSeenAt > FAST_SEEN_MS && !pinned) return closed >= count
+    if (!lockWaiter) return alike >= Math.max(1, count - 2) || closed >= (alike === 0 ? count : Math.max(1, count - 1))
+    const crowded = now - this.#crowdedAt <= FAST_SEEN_MS
+    if (closed >= Math.max(1, count - 1) || alike >= Math.max(1, count - (pinned || crowded ? 2 : 1))) return true
+    return crowded && cost.ms > CONTENDED_MS && same >= Math.max(1, count >> 1)
   }
 }
 
 /** The open lane with the least work before it; of equals the one with fewer statements. */
-function leastBehind<L extends Lane>({ lanes, now, roundTripMs, turn }: LaneView<L>): L | null {
+function leastBehind<L extends Lane>({ lanes, now, roundTripMs, unreadMs }: LaneView<L>): L | null {
   let best: L | null = null
   let least = BACKLOG_MS
   for (const lane of lanes) {
     const backlog = lane.backlogMs(now, roundTripMs)
     if (backlog > least || (backlog === least && best !== null && lane.passages.length >= best.passages.length))
       continue
-    if (!lane.isOpen(now, roundTripMs, turn)) continue
+    if (!lane.isOpen(now, roundTripMs, unreadMs)) continue
     best = lane
     least = backlog
   }

@@ -4,13 +4,14 @@
 
 import type { NodeCells } from '../core/cells.ts'
 import { SmartPgError } from '../core/errors.ts'
-import { LaneRules, RoundTrip, STUCK_MS, TextCosts, closes } from '../core/lane.ts'
+import { LaneRules, RoundTrip, Rounds, STUCK_MS, TextCosts, closes } from '../core/lane.ts'
 import type { Closes, LaneView, TextCost } from '../core/lane.ts'
 import type { Clock, Facts, Timer } from '../core/types.ts'
 import { Caller } from './caller.ts'
 import { LanePassage, SharedLane } from './passage.ts'
 import type { PlaceGiver } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
+import type { Ticket } from './wait-queue.ts'
 import { WaitingRoom } from './waiting-room.ts'
 
 /** The pool, as far as its lanes need it. */
@@ -48,10 +49,22 @@ const UNKNOWN_USE_MS = 1
 /** Somebody who waits for a place. */
 export class LaneCaller extends Caller<LanePassage> {
   readonly cost: TextCost
+  #room: WaitingRoom<LanePassage, LaneCaller> | null = null
+  #ticket: Ticket<LanePassage, LaneCaller> | null = null
 
   constructor(cells: NodeCells, since: number, deadline: number, cost: TextCost) {
     super(cells, since, deadline)
     this.cost = cost
+  }
+
+  joins(room: WaitingRoom<LanePassage, LaneCaller>): void {
+    this.#room = room
+    this.#ticket = room.join(this)
+  }
+
+  /** Whether it still waited. */
+  leaves(): boolean {
+    return this.#room!.leave(this.#ticket!)
   }
 }
 
@@ -60,29 +73,34 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   readonly lanes = new Set<SharedLane>()
   readonly roundTrip = new RoundTrip()
   now = 0
-  turn = 0
   readonly #host: LaneHost
   /** Every connection that has been one. */
   readonly #known = new WeakMap<PooledSession, SharedLane>()
   readonly #costs = new TextCosts()
   readonly #rules = new LaneRules<SharedLane>()
   readonly #reads: WaitingRoom<LanePassage, LaneCaller>
-  /** Those behind whom nothing may ride. */
-  readonly #closers: WaitingRoom<LanePassage, LaneCaller>
+  /** Reads behind whom nothing may ride. */
+  readonly #slow: WaitingRoom<LanePassage, LaneCaller>
+  /** Those who may wait for a lock: reads must not wait behind them, be they slow or unknown. */
+  readonly #lockers: WaitingRoom<LanePassage, LaneCaller>
+  /** In the order in which they are served: reads overtake. */
+  readonly #rooms: readonly WaitingRoom<LanePassage, LaneCaller>[]
   /** Mean time for which a statement that closes its lane holds it. */
   #closedMs = UNKNOWN_USE_MS
   #readMs = 0
   /** How many lanes are kept for those who wait for a connection of their own. */
   #reserved = 0
   #stopped = false
-  #turning = false
+  readonly #rounds = new Rounds()
   #stuckTimer: Timer = null
 
   constructor(host: LaneHost) {
     this.#host = host
     const tell = host.tellLate.bind(host)
     this.#reads = new WaitingRoom(host.clock, tell)
-    this.#closers = new WaitingRoom(host.clock, tell)
+    this.#slow = new WaitingRoom(host.clock, tell)
+    this.#lockers = new WaitingRoom(host.clock, tell)
+    this.#rooms = [this.#reads, this.#slow, this.#lockers]
   }
 
   // What the rules look at.
@@ -97,6 +115,10 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   get pinned(): boolean {
     return this.#host.pinned
+  }
+
+  get unreadMs(): number {
+    return this.#rounds.unreadMs(this.now)
   }
 
   get roundTripMs(): number {
@@ -115,29 +137,32 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   /** Whether one in use takes more. */
   get open(): boolean {
     const now = this.#host.clock.now()
-    for (const lane of this.lanes) if (lane.isOpen(now, this.roundTrip.ms, this.turn)) return true
+    for (const lane of this.lanes) if (lane.isOpen(now, this.roundTrip.ms, this.#rounds.unreadMs(now))) return true
     return false
   }
 
   get waiting(): number {
-    return this.#reads.length + this.#closers.length
+    return this.#reads.length + this.#closers
+  }
+
+  get #closers(): number {
+    return this.#slow.length + this.#lockers.length
   }
 
   /** How many more connections those who wait could use. */
   get wanted(): number {
-    return this.#closers.length + Math.ceil(this.#reads.length / READS_PER_LANE)
+    return this.#closers + Math.ceil(this.#reads.length / READS_PER_LANE)
   }
 
   /** How long one connection would need for all who wait, milliseconds. */
   get workMs(): number {
-    return this.#closers.length * this.#closedMs + this.#reads.length * this.#readMs
+    return this.#closers * this.#closedMs + this.#reads.length * this.#readMs
   }
 
   /** Since when the first of those who wait has waited; null when nobody does. */
   get waitingSince(): number | null {
-    const reads = this.#reads.since
-    const closers = this.#closers.since
-    return reads === null ? closers : closers === null ? reads : Math.min(reads, closers)
+    if (this.waiting === 0) return null
+    return Math.min(this.#reads.since ?? Infinity, this.#slow.since ?? Infinity, this.#lockers.since ?? Infinity)
   }
 
   /** A place for a statement at once, or null: the fast path, without a promise. */
@@ -146,7 +171,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     const cost = this.#costs.of(facts)
     const kind = this.#closes(cost)
     // Reads overtake writes that wait, and nobody overtakes his like.
-    if (this.#reads.length > 0 || (kind !== 'no' && this.#closers.length > 0)) return null
+    if (this.waiting > 0 && (this.#reads.length > 0 || this.#roomOf(cost).length > 0)) return null
     const passage = this.#place(cost, kind)
     if (passage === null) return null
     this.#host.cells.acquires.ok++
@@ -159,11 +184,11 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     const { cells, clock } = this.#host
     const now = clock.now()
     const cost = this.#costs.of(facts)
-    const room = this.#closes(cost) === 'no' ? this.#reads : this.#closers
+    const room = this.#roomOf(cost)
     const caller = new LaneCaller(cells, now, now + deadlineMs, cost)
-    const ticket = room.join(caller)
+    caller.joins(room)
     cells.waitedAcquires++
-    if (signal !== undefined) caller.watch(signal, () => room.leave(ticket))
+    if (signal !== undefined) caller.watch(signal, () => caller.leaves())
     return caller.served
   }
 
@@ -171,11 +196,9 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   serve(): void {
     if (this.waiting === 0) return
     this.now = this.#host.clock.now()
-    for (let caller = this.#reads.head; caller !== null; caller = this.#reads.head) {
-      if (!this.#serveOne(caller, this.#reads)) break
-    }
-    for (let caller = this.#closers.head; caller !== null; caller = this.#closers.head) {
-      if (!this.#serveOne(caller, this.#closers)) break
+    this.#sort()
+    for (const room of this.#rooms) {
+      for (let caller = room.head; caller !== null; caller = room.head) if (!this.#serveOne(caller, room)) break
     }
   }
 
@@ -197,7 +220,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     this.now = this.#host.clock.now()
     // As far as anybody can tell: one that hangs may hang for ever.
     const hangs = (lane: SharedLane): boolean =>
-      lane.closed !== 'no' || lane.isOverdue(this.now, this.roundTripMs, this.turn)
+      lane.closed !== 'no' || lane.isOverdue(this.now, this.roundTripMs, this.unreadMs)
     const until = (lane: SharedLane): number => (hangs(lane) ? 1e9 : 0) + Math.max(0, lane.backlogMs(this.now, 0))
     const lanes = [...this.lanes].toSorted((a, b) => until(a) - until(b))
     for (const [i, lane] of lanes.entries()) lane.reserved = i < count
@@ -210,12 +233,19 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   }
 
   rejectWaiting(error: unknown, since?: number): void {
-    this.#reads.rejectAll(error, since)
-    this.#closers.rejectAll(error, since)
+    for (const room of this.#rooms) room.rejectAll(error, since)
   }
 
   headWaitMs(): number {
-    return Math.max(this.#reads.headWaitMs(), this.#closers.headWaitMs())
+    return Math.max(...this.#rooms.map((room) => room.headWaitMs()))
+  }
+
+  /** Whether this one has run dry for somebody who waits for a connection of his own; asked once. */
+  wasReserved(pooled: PooledSession): boolean {
+    const lane = this.#known.get(pooled)
+    if (lane === undefined || !lane.reserved) return false
+    lane.reserved = false
+    return true
   }
 
   /** The connection of a lane is gone; its statements have been told. Whether it was a lane. */
@@ -295,7 +325,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   }
 
   #place(cost: TextCost, kind: Closes): LanePassage | null {
-    const choice = this.#rules.choose(kind, this)
+    const choice = this.#rules.choose(cost, kind, this)
     if (choice === 'wait') return null
     if (choice !== 'idle') return this.#board(choice, cost, kind)
     const pooled = this.#host.takeIdle(this.now)
@@ -327,7 +357,10 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     const passage = new LanePassage(this, lane, cost, kind, this.now)
     passage.alone = lane.dry
     lane.board(passage, this.now, this.roundTrip.ms)
-    if (!passage.alone && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
+    if (!passage.alone) {
+      this.#roundBegins()
+      if (this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
+    }
     return passage
   }
 
@@ -341,7 +374,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
       if (answered.closes === 'no') this.#readMs += (answered.cost.expectedMs - this.#readMs) / 8
       else this.#closedMs += (this.now - answered.sentAt - this.#closedMs) / 8
     }
-    lane.reckon(this.now, this.roundTrip.ms, this.turn)
+    lane.reckon(this.now, this.roundTrip.ms, this.unreadMs)
     lane.cancellingSince = 0
     if (!this.#host.keeps(lane.pooled, this.now)) lane.ending = true
     if (this.waiting > 0) {
@@ -349,28 +382,41 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
       this.serve()
     }
     if (lane.dry) this.#dry(lane)
-    else if (!this.#turning) {
-      this.#turning = true
-      this.#host.clock.nextTurn(this.#turned)
-    }
+    if (this.lanes.size > 0) this.#roundBegins()
   }
 
-  readonly #turned = (): void => {
-    this.#turning = false
-    this.turn++
+  #roundBegins(): void {
+    if (this.#rounds.begin(this.now)) this.#host.clock.nextTurn(this.#roundEnds)
   }
+
+  readonly #roundEnds = (): void => this.#rounds.end(this.#host.clock.now())
 
   /** Those who wait ride the lane that has just answered, as far as its backlog goes. */
   #refill(lane: SharedLane): void {
-    for (let caller = this.#reads.head; caller !== null; caller = this.#reads.head) {
-      const kind = this.#closes(caller.cost)
-      if (!this.#rules.refills(lane, kind, this)) break
-      this.#grant(caller, this.#reads, this.#board(lane, caller.cost, kind))
+    this.#sort()
+    for (const room of this.#rooms) {
+      for (let caller = room.head; caller !== null; caller = room.head) {
+        const kind = this.#closes(caller.cost)
+        if (!this.#rules.refills(lane, caller.cost, kind, this)) break
+        this.#grant(caller, room, this.#board(lane, caller.cost, kind))
+      }
     }
-    for (let caller = this.#closers.head; caller !== null; caller = this.#closers.head) {
-      const kind = this.#closes(caller.cost)
-      if (!this.#rules.refills(lane, kind, this)) break
-      this.#grant(caller, this.#closers, this.#board(lane, caller.cost, kind))
+  }
+
+  #roomOf(cost: TextCost): WaitingRoom<LanePassage, LaneCaller> {
+    if (this.#closes(cost) === 'no') return this.#reads
+    return cost.facts.lockWaiter ? this.#lockers : this.#slow
+  }
+
+  /** A text that has become known, or slow, while its caller waited: nobody waits behind a head that belongs elsewhere. */
+  #sort(): void {
+    for (const room of this.#rooms) {
+      for (let caller = room.head; caller !== null; caller = room.head) {
+        const other = this.#roomOf(caller.cost)
+        if (other === room) break
+        room.next()
+        caller.joins(other)
+      }
     }
   }
 
@@ -411,7 +457,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     for (const lane of this.lanes) {
       if (lane.passages.length < 2) continue
       behind = true
-      if (!lane.isOverdue(this.now, this.roundTrip.ms, this.turn, STUCK_MS)) continue
+      if (!lane.isOverdue(this.now, this.roundTrip.ms, this.unreadMs, STUCK_MS)) continue
       for (const passage of lane.passages.slice(1)) if (!this.#resend(passage)) break
     }
     if (behind && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()

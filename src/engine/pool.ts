@@ -394,7 +394,8 @@ export class Pool implements LaneHost {
   /** To whoever has waited longest, for a connection or for a place on one; whether anybody could use it. */
   #hand(pooled: PooledSession, now: number): boolean {
     const since = this.lanes.waitingSince
-    const shared = since !== null && since <= (this.#waiting.since ?? Infinity)
+    const reserved = this.lanes.wasReserved(pooled)
+    const shared = !reserved && since !== null && since <= (this.#waiting.since ?? Infinity)
     if (shared && this.lanes.admit(pooled, now)) {
       this.#reserve()
       return true

@@ -6,7 +6,7 @@
 import type { NodePoolConfig } from '../../src/config/options.ts'
 import { NodeCells } from '../../src/core/cells.ts'
 import { BEGIN_FACTS, READ_FACTS } from '../../src/core/statements.ts'
-import type { Chance, Facts, Statement } from '../../src/core/types.ts'
+import type { Chance, Facts } from '../../src/core/types.ts'
 import type { Host } from '../../src/engine/connector.ts'
 import { Listeners } from '../../src/engine/listeners.ts'
 import { Pool } from '../../src/engine/pool.ts'
@@ -17,11 +17,14 @@ import type { Machines, Text, VirtualSession } from './virtual-postgres.ts'
 /** How statements are shared out among the connections. `one-each`: one under way on each, the others queue. */
 export type Way = 'lanes' | 'least-in-flight' | 'rotation' | 'one-each'
 
+/** A statement in a transaction; or one for which its caller waits meanwhile, but not on the transaction's connection. */
+export type Step = Text | { readonly apart: Text }
+
 export interface Group {
   readonly name: string
   readonly callers: number
-  /** The next statement of one of them, or several that make a transaction. */
-  readonly next: (chance: Chance) => Text | readonly Text[]
+  /** The next statement of one of them, or the steps of a transaction. */
+  readonly next: (chance: Chance) => Text | readonly Step[]
   /** Pause between two. */
   readonly pauseMs?: number
 }
@@ -29,7 +32,10 @@ export interface Group {
 export interface Model extends Partial<Machines> {
   readonly way: Way
   readonly groups: readonly Group[]
+  /** At most. Default 10. */
   readonly connections?: number
+  /** How many stand from the start; by default all. */
+  readonly initial?: number
   readonly pipelineWrites?: boolean
   /** Measured, after `warmMs`. */
   readonly forMs?: number
@@ -72,12 +78,12 @@ export interface Outcome {
 }
 
 export async function runModel(model: Model): Promise<Outcome> {
-  const { way, groups, connections = 10, forMs = 1_000, warmMs = 200, seed = 1 } = model
+  const { groups, forMs = 1_000, warmMs = 200, seed = 1 } = model
   const machines: Machines = { ...usualMachines, ...definedOf(model) }
   const process = new VirtualProcess(machines, seededChance(seed))
   const server = new VirtualServer(process)
   const cells = new NodeCells()
-  const client = await clientOf(way, server, connections, cells, model.pipelineWrites ?? false)
+  const client = await clientOf(model, server, cells)
   const figures = new Map(groups.map(({ name }) => [name, new Figures(forMs)]))
   const from = process.now() + warmMs
   const failures: unknown[] = []
@@ -85,7 +91,9 @@ export async function runModel(model: Model): Promise<Outcome> {
   for (const group of groups) {
     for (let i = 0; i < group.callers; i++) {
       const chance = seededChance(seed * 1_000_003 + number++)
-      calls(group, client, process, chance, from, figures.get(group.name)!).catch((error: unknown) => failures.push(error))
+      calls(group, client, process, chance, from, figures.get(group.name)!).catch((error: unknown) =>
+        failures.push(error),
+      )
     }
   }
   await process.run(from)
@@ -129,31 +137,27 @@ async function calls(
 
 interface Client {
   run(text: Text): Promise<unknown>
-  transaction(texts: readonly Text[]): Promise<unknown>
+  transaction(steps: readonly Step[]): Promise<unknown>
 }
 
-async function clientOf(
-  way: Way,
-  server: VirtualServer,
-  count: number,
-  cells: NodeCells,
-  pipelineWrites: boolean,
-): Promise<Client> {
-  if (way === 'lanes') return lanesClient(server, count, cells, pipelineWrites)
-  const sessions: VirtualSession[] = []
-  for (let i = 0; i < count; i++) sessions.push(await server.open())
+async function clientOf(model: Model, server: VirtualServer, cells: NodeCells): Promise<Client> {
+  const { way, connections = 10 } = model
+  if (way === 'lanes') return lanesClient(model, server, cells)
+  const sessions = Array.from({ length: connections }, () => server.opened())
   if (way === 'one-each') return new OneEach(server, sessions)
   return new Blind(server, sessions, way)
 }
 
 /** The engine's own pool, over virtual connections. */
-async function lanesClient(server: VirtualServer, count: number, cells: NodeCells, pipelineWrites: boolean): Promise<Client> {
+async function lanesClient(model: Model, server: VirtualServer, cells: NodeCells): Promise<Client> {
   const { process } = server
-  const config: NodePoolConfig = { ...POOL, initial: count, max: count, pipelineWrites }
+  const { connections: max = 10, initial = max, pipelineWrites = false } = model
+  const config: NodePoolConfig = { ...POOL, initial, max, pipelineWrites }
   const host: Host = {
     name: 'model',
     role: 'primary',
     cells,
+    lockTimeout: '0',
     admitConnect: () => ({}) as never,
     settleConnect: () => undefined,
     circuitOpen: () => {
@@ -174,8 +178,8 @@ async function lanesClient(server: VirtualServer, count: number, cells: NodeCell
     pipelines: true,
   })
   pool.start()
-  const ready = pool.ready(1)
-  await process.run(0.001)
+  const ready = pool.ready(Infinity)
+  while (pool.counts().total > pool.counts().idle || pool.counts().idle < initial) await process.run(process.now() + 1)
   await ready
   return new Sharing(server, pool)
 }
@@ -216,13 +220,15 @@ class Sharing implements Client {
     passage.settles()
   }
 
-  async transaction(texts: readonly Text[]): Promise<void> {
+  async transaction(steps: readonly Step[]): Promise<void> {
     const pooled = this.#pool.take() ?? (await this.#pool.acquire())
-    const statements = [BEGIN, ...texts, COMMIT].map((text) => this.#server.statement(text))
-    for (const statement of statements) {
-      pooled.sends(this.#server.process.now(), '', false)
-      await pooled.send(statement)
-      pooled.settles(this.#server.process.now())
+    for (const step of [BEGIN, ...steps, COMMIT]) {
+      if ('apart' in step) await this.run(step.apart)
+      else {
+        pooled.sends(this.#server.process.now(), '', false)
+        await pooled.send(this.#server.statement(step))
+        pooled.settles(this.#server.process.now())
+      }
     }
     this.#pool.release(pooled)
   }
@@ -269,16 +275,19 @@ class OneEach implements Client {
   }
 
   run(text: Text): Promise<void> {
-    return this.#hold([this.#server.statement(text)])
+    return this.#hold([text])
   }
 
-  transaction(texts: readonly Text[]): Promise<void> {
-    return this.#hold([BEGIN, ...texts, COMMIT].map((text) => this.#server.statement(text)))
+  transaction(steps: readonly Step[]): Promise<void> {
+    return this.#hold([BEGIN, ...steps, COMMIT])
   }
 
-  async #hold(statements: readonly Statement[]): Promise<void> {
+  async #hold(steps: readonly Step[]): Promise<void> {
     const session = this.#idle.pop() ?? (await new Promise<VirtualSession>((resolve) => this.#waiting.push(resolve)))
-    for (const statement of statements) await session.send(statement)
+    for (const step of steps) {
+      if ('apart' in step) await this.run(step.apart)
+      else await session.send(this.#server.statement(step))
+    }
     const next = this.#waiting.shift()
     if (next === undefined) this.#idle.push(session)
     else next(session)
@@ -303,7 +312,12 @@ const WRITE_FACTS: Facts = {
 }
 
 const BEGIN: Text = { sql: 'begin', facts: BEGIN_FACTS, workMs: between(0.02, 0.03) }
-const COMMIT: Text = { sql: 'commit', facts: { ...BEGIN_FACTS, verb: 'commit' }, workMs: between(0.02, 0.03), sleepMs: 1 }
+const COMMIT: Text = {
+  sql: 'commit',
+  facts: { ...BEGIN_FACTS, verb: 'commit' },
+  workMs: between(0.02, 0.03),
+  sleepMs: 1,
+}
 
 export function read(sql: string, leastMs: number, mostMs: number): Text {
   return { sql, facts: { ...READ_FACTS }, workMs: between(leastMs, mostMs) }

@@ -55,6 +55,9 @@ export interface Text {
   readonly row?: string
 }
 
+/** What the engine itself sends. */
+const SETTING: Pick<Text, 'workMs' | 'sleepMs' | 'row'> = { workMs: () => 0.02 }
+
 const NO_ROWS: Rows = { rows: [], command: 'SELECT', count: 0 }
 
 interface Event {
@@ -287,10 +290,17 @@ export class VirtualServer {
     this.cores = new Cores(process.outside, process.machines.cores)
   }
 
-  readonly open = (): Promise<VirtualSession> => {
+  /** Three round trips, and the server starts a process. */
+  readonly open = (): Promise<VirtualSession> =>
+    new Promise((resolve) => {
+      this.process.setTimeout(() => resolve(this.opened()), 3 * this.process.machines.roundTripMs + 5)
+    })
+
+  /** A connection that stands already. */
+  opened(): VirtualSession {
     const session = new VirtualSession(this, 100 + this.sessions.length)
     this.sessions.push(session)
-    return Promise.resolve(session)
+    return session
   }
 
   statement(text: Text): Statement {
@@ -334,7 +344,7 @@ export class VirtualSession implements Session {
   readonly #process: VirtualProcess
   readonly #readListeners: (() => void)[] = []
   #unflushed: Sent[] = []
-  /** Written and not yet read: answers that the socket holds. */
+  /** Answers that the socket holds, not read yet. */
   #answered: Sent[] = []
   unanswered = 0
   /** At the server, not begun. */
@@ -403,7 +413,7 @@ export class VirtualSession implements Session {
     const sent = this.#inbox.shift()
     this.#running = sent !== undefined
     if (sent === undefined) return
-    const { workMs, sleepMs = 0, row } = this.#server.texts.get(sent.statement.sql)!
+    const { workMs, sleepMs = 0, row } = this.#server.texts.get(sent.statement.sql) ?? SETTING
     const work = (from: number): void =>
       this.#server.cores.run(from, wakeMs + workMs(this.#process.chance), (worked) => {
         if (sleepMs === 0) this.#end(sent, worked)
