@@ -1,7 +1,9 @@
 // The front door. Nothing else is public.
 
 export { SmartPgDialect } from './dialect.ts'
-export type { BreakerControl } from './dialect.ts'
+export type { BreakerControl, LentClient, WithClientOptions } from './dialect.ts'
+export type { Gap, ListenOptions, NotificationListener, NotificationSource } from './engine/channel.ts'
+export type { Listening } from './engine/listen.ts'
 export { registry } from './telemetry/metrics.ts'
 export { batch, installBatch } from './kysely/batch.ts'
 export type { BatchItem, BatchOptions, BatchOutputs } from './kysely/batch.ts'
@@ -22,6 +24,7 @@ export type {
   BreakerEvent,
   EventName,
   Events,
+  GapEvent,
   LeakEvent,
   NodeEvent,
   QueryEvent,

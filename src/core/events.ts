@@ -64,6 +64,15 @@ export interface PlanRegressionEvent {
   readonly nowMs: number
 }
 
+/** The connection of `dialect.listen` was away: notifications on this channel may have been missed. */
+export interface GapEvent {
+  readonly node: string
+  readonly channel: string
+  /** Milliseconds on the wall clock: when the server was last heard, and from when on it is heard again. */
+  readonly since: number
+  readonly until: number
+}
+
 /** A failure in the background that no caller saw. */
 export interface BackgroundErrorEvent {
   readonly node?: string
@@ -78,6 +87,7 @@ export interface Events {
   node: NodeEvent
   retry: RetryEvent
   'plan-regression': PlanRegressionEvent
+  gap: GapEvent
   error: BackgroundErrorEvent
 }
 

@@ -317,7 +317,8 @@ export class LaneRules<L extends Lane = Lane> {
     if (kind === 'no') this.#fastSeenAt = now
     else if (this.#isFull(cost, view)) return 'wait'
     const packing = this.#packing
-    if (packing !== null && packing.unflushed) {
+    // One that ran dry may be somebody's own by now.
+    if (packing !== null && !packing.dry && packing.unflushed) {
       if (packing.backlogMs(now, roundTripMs) <= PACKED_MS && packing.isOpen(now, roundTripMs, unreadMs)) return packing
     }
     if (view.idle > 0) return 'idle'
@@ -330,6 +331,11 @@ export class LaneRules<L extends Lane = Lane> {
   /** A lane that was begun on an idle connection: what comes next in this turn rides along. */
   began(lane: L): void {
     this.#packing = lane
+  }
+
+  /** It is a lane no more. */
+  left(lane: L): void {
+    if (this.#packing === lane) this.#packing = null
   }
 
   /** Whether a lane that has just answered may take one more that waits. */

@@ -103,8 +103,8 @@ export interface Session {
   destroy(reason: Error): void
   /** Called once when the connection is gone, with the reason. */
   onLost(listener: (reason: Error) => void): void
-  /** Called with (channel, payload) for every NOTIFY. */
-  onNotification(listener: (channel: string, payload: string) => void): void
+  /** Called for every NOTIFY, with the process id of the backend that sent it. */
+  onNotification(listener: (channel: string, payload: string, processId?: number) => void): void
   /** The open socket keeps the process alive (as when it was opened), or no longer does. */
   ref(): void
   unref(): void

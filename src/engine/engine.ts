@@ -14,6 +14,7 @@ import { Cluster } from './cluster.ts'
 import { digest } from './digest.ts'
 import type { Hold } from './hold.ts'
 import type { Listeners } from './listeners.ts'
+import { Notifications } from './listen.ts'
 import { Monitor } from './monitor.ts'
 import { Node } from './node.ts'
 
@@ -49,6 +50,7 @@ export class Engine {
   readonly listeners: Listeners
   readonly faultOf: EnginePorts['faultOf']
   readonly cluster: Cluster
+  readonly notifications: Notifications
   readonly #ownWrites = new OwnWrites()
   readonly #plainTables = new PlainTables()
   readonly onReserve: Config['onReserveConnection']
@@ -66,6 +68,7 @@ export class Engine {
     this.#names = new PreparedNames(config.statements.prepare, digest, config.statements.never)
     const primary = this.#newNode(config.primary, 'primary', ports)
     const replicas = config.replicas.map((replica) => this.#newNode(replica, 'replica', ports))
+    this.notifications = new Notifications(config.primary.name, primary.open, config.primary.pool, ports)
     this.#monitor = new Monitor(
       primary,
       replicas,
@@ -124,7 +127,8 @@ export class Engine {
   /** Lets what runs finish, then closes every connection. Always settles. */
   async stop(): Promise<void> {
     const deadlineMs = this.config.queryTimeoutMs || 30_000
-    await Promise.all([this.#monitor.stop(), ...this.cluster.nodes.map((node) => node.pool.close(deadlineMs))])
+    const pools = this.cluster.nodes.map((node) => node.pool.close(deadlineMs))
+    await Promise.all([this.notifications.close(), this.#monitor.stop(), ...pools])
   }
 
   /** Looks at every node once; what it finds stands in their health. */

@@ -267,7 +267,7 @@ function bind(run: Run): Seat | Promise<Seat> {
 /** The first statement of a lease that leaves nothing behind shares a connection; a second was promised one session. */
 function rides({ engine, hold, statement }: Run, { pool }: Node): boolean {
   if (!pool.sharing || engine.onReserve !== undefined || hold.alone) return false
-  return hold.transaction === 'none' && hold.answered === 0 && !hold.untimed && mayShare(statement.facts)
+  return hold.transaction === 'none' && hold.settled === 0 && !hold.untimed && mayShare(statement.facts)
 }
 
 /** `lastval()` on a connection that others have used answers with their value. */
@@ -383,6 +383,7 @@ function answered(run: Run, seat: Seat, rows: Rows): void {
   const { engine, hold, statement } = run
   const now = engine.clock.now()
   hold.answered++
+  hold.settled++
   if (rows.executions !== undefined) watchPlan(engine, hold, seat, statement, run, rows.executions, now)
   afterwards(engine, hold, seat, now)
   hold.node!.settleQuery(seat.permit, 'success', now)
@@ -425,7 +426,7 @@ function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry'
       // The first statement of a transaction that nobody has seen yet may still begin it elsewhere.
       inTransaction:
         run.healed ||
-        hold.answered > 0 ||
+        hold.settled > 0 ||
         (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
       committing: wasInTransaction && statement.facts.verb === 'commit',
       onReplica: node.role === 'replica',
@@ -439,6 +440,7 @@ function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry'
     engine.chance,
   )
   if (step.do === 'fail') {
+    hold.settled++
     if (!node.retries.left(now) && fault.retry !== 'never') node.cells.retries[fault.class].refused++
     else if (attempt > 1) node.cells.retries[fault.class].failed++
     tell(engine, hold, statement, run, fault)

@@ -38,6 +38,8 @@ export class Hold {
   together: Together | null = null
   /** Its statement had to wait for a lock on a connection of others: now it waits on one of its own. */
   alone = false
+  /** Statements that have ended so far, well or badly. */
+  settled = 0
   /** Statements answered so far. */
   answered = 0
   /** Something it sent may have written and has not ended yet: to these tables, or to `everything` there is. */
@@ -64,7 +66,7 @@ export class Hold {
 
   /** A caller of `db.connection()`: outside a transaction, and not at its first statement. */
   get keepsSession(): boolean {
-    return this.transaction === 'none' && this.answered > 0
+    return this.transaction === 'none' && this.settled > 0
   }
 
   /** Whether the server is in a transaction of this hold, or will be by the time of its next statement. */

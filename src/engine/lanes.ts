@@ -251,7 +251,9 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   /** The connection of a lane is gone; its statements have been told. Whether it was a lane. */
   lost(pooled: PooledSession): boolean {
     const lane = this.#known.get(pooled)
-    return lane !== undefined && this.lanes.delete(lane)
+    if (lane === undefined || !this.lanes.delete(lane)) return false
+    this.#rules.left(lane)
+    return true
   }
 
   /** A statement ran into the lock timeout of its lane: for a while its text is not taken for one that never waits. */
@@ -434,9 +436,19 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   #dry(lane: SharedLane): void {
     const { pooled } = lane
-    this.lanes.delete(lane)
-    if (pooled.cancelling === null) this.#host.giveBack(pooled, this.now)
-    else void pooled.cancelling.then(() => this.#host.giveBack(pooled, this.#host.clock.now()))
+    if (pooled.cancelling === null) {
+      this.#release(lane)
+      return
+    }
+    // Until the request is over it would hit whatever comes next.
+    lane.ending = true
+    void pooled.cancelling.then(() => this.#release(lane))
+  }
+
+  #release(lane: SharedLane): void {
+    if (!this.lanes.delete(lane)) return
+    this.#rules.left(lane)
+    this.#host.giveBack(lane.pooled, this.#host.clock.now())
   }
 
   /** Looks every few milliseconds for reads behind a head that does not move, as long as anything stands behind anything. */
@@ -485,7 +497,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     passage.overdue = 'told'
     if (passage.dropped) return
     if (lane.passages.length === 1) {
-      passage.timedOut = true
+      passage.timesOut()
       this.#cancelHead(lane, now)
     } else passage.abandon(this.#late(passage, queryTimeoutMs))
   }

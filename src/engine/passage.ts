@@ -47,6 +47,8 @@ export class LanePassage implements Placed, Seat, Asker {
   doing = ''
   /** Nobody waits for the answer any more. */
   dropped = false
+  /** What this repeats. */
+  #origin: LanePassage | null = null
   /** The same statement on another lane, or the one that this repeats. */
   twin: LanePassage | null = null
   statement: Statement | null = null
@@ -94,6 +96,7 @@ export class LanePassage implements Placed, Seat, Asker {
 
   /** Sends what its twin has sent, on this lane as well: whichever answers first. */
   repeat(twin: LanePassage): void {
+    this.#origin = twin
     this.twin = twin
     twin.twin = this
     this.statement = twin.statement
@@ -114,6 +117,12 @@ export class LanePassage implements Placed, Seat, Asker {
   }
 
   settles(): void {}
+
+  /** The server is asked to end it, because its time is over. */
+  timesOut(): void {
+    this.timedOut = true
+    if (this.#origin !== null) this.#origin.timedOut = true
+  }
 
   // Asker: within the read that brought the answer.
 

@@ -104,8 +104,8 @@ export abstract class ConnectedSession {
     for (let i = 0; i < listeners.length; i++) listeners[i]!()
   }
 
-  onNotification(listener: (channel: string, payload: string) => void): void {
-    this.client.on('notification', (message) => listener(message.channel, message.payload ?? ''))
+  onNotification(listener: (channel: string, payload: string, processId?: number) => void): void {
+    this.client.on('notification', ({ channel, payload, processId }) => listener(channel, payload ?? '', processId))
   }
 
   protected end(reason: Error): void {

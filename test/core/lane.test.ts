@@ -401,6 +401,14 @@ describe('where a statement goes', () => {
     expect(choose(rules, fast, view([lane], { idle: 1 }))).toBe('idle')
   })
 
+  test('not to one that has run dry, whatever leaves on it now: it may be somebody’s own', () => {
+    const rules = new LaneRules()
+    const lane = new Lane({ bytesUnanswered: 0, unflushed: 1 })
+    rules.began(lane)
+    lane.unboard(board(lane, fast))
+    expect(choose(rules, fast, view([], { idle: 1 }))).toBe('idle')
+  })
+
   test('without one, to where the least work stands before it, and of equals to where fewer stand', () => {
     const busy = laneWith(text(2))
     const less = laneWith(text(1.5))
