@@ -35,6 +35,8 @@ export interface LaneHost {
   giveBack(pooled: PooledSession, now: number): void
   /** Rejects those who have waited in vain. */
   tellLate(late: readonly LaneCaller[], now: number, waited: number): void
+  /** Another connection is wanted, if there may be one. */
+  grow(): void
   /** A connection went silent. */
   silent(): void
 }
@@ -90,6 +92,8 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   #readMs = 0
   /** How many lanes are kept for those who wait for a connection of their own. */
   #reserved = 0
+  /** A read stands behind one that does not move, and there is no other lane for it. */
+  #stuck = false
   #stopped = false
   readonly #rounds = new Rounds()
   #stuckTimer: Timer = null
@@ -151,7 +155,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   /** How many more connections those who wait could use. */
   get wanted(): number {
-    return this.#closers + Math.ceil(this.#reads.length / READS_PER_LANE)
+    return this.#closers + Math.ceil(this.#reads.length / READS_PER_LANE) + (this.#stuck ? 1 : 0)
   }
 
   /** How long one connection would need for all who wait, milliseconds. */
@@ -466,12 +470,14 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   #resendStuck(): void {
     this.now = this.#host.clock.now()
     let behind = false
+    this.#stuck = false
     for (const lane of this.lanes) {
       if (lane.passages.length < 2) continue
       behind = true
       if (!lane.isOverdue(this.now, this.roundTrip.ms, this.unreadMs, STUCK_MS)) continue
-      for (const passage of lane.passages.slice(1)) if (!this.#resend(passage)) break
+      this.#stuck ||= !lane.passages.slice(1).every((passage) => this.#resend(passage))
     }
+    if (this.#stuck) this.#host.grow()
     if (behind && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
   }
 

@@ -330,6 +330,10 @@ export class Pool implements LaneHost {
     this.suspect()
   }
 
+  grow(): void {
+    this.#grow()
+  }
+
   get #inUse(): number {
     return this.#busy.size + this.lanes.lanes.size
   }
