@@ -27,6 +27,7 @@ export type {
   GapEvent,
   LeakEvent,
   NodeEvent,
+  PlanRegressionEvent,
   QueryEvent,
   RetryEvent,
 } from './core/events.ts'

@@ -139,6 +139,8 @@ export class NodeCells {
 
   /** Reads sent once more on another connection, because what stood before them did not move. */
   resent = 0
+  /** Statements that a lane's short lock timeout gave up, and that then waited on a connection of their own. */
+  lockTimeouts = 0
 
   /** `routed[target][reason]`, by the role the node had then: a failover must not rewrite the past. */
   readonly routed = each(ROLES, () => each(ROUTE_REASONS, zero))

@@ -194,7 +194,8 @@ export class OutcomeUnknownError extends SmartPgError {
   constructor(node: string, phase: Phase, cause: unknown) {
     super(
       'SMARTPG_OUTCOME_UNKNOWN',
-      `The connection to node '${node}' was lost ${phase === 'commit' ? 'during COMMIT' : 'after a write was sent'}: ` +
+      `${isSmartPgError(cause, 'SMARTPG_QUERY_TIMEOUT') ? `Node '${node}' did not answer in time` : `The connection to node '${node}' was lost`} ` +
+        `${phase === 'commit' ? 'during COMMIT' : 'after a write was sent'}: ` +
         'whether it was applied is not known, so it was not sent again.',
       {
         node,

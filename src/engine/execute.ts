@@ -12,7 +12,7 @@ import type { RouteReason } from '../core/cells.ts'
 import type { Facts, Rows, Statement } from '../core/types.ts'
 import { pause } from './clock.ts'
 import type { Engine } from './engine.ts'
-import type { Hold } from './hold.ts'
+import type { Hold, Opening } from './hold.ts'
 import type { Node } from './node.ts'
 import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
@@ -43,6 +43,11 @@ interface Run {
   wasInTransaction: boolean
   /** The BEGIN that it took along. */
   begin: Statement | null
+  /** Others wait for what becomes of it. */
+  opening: Opening | null
+  /** What the BEGIN itself failed with, and whether it was sent at all. */
+  refusal: unknown
+  beginSent: boolean
   /** Its stale name was the reason to begin its transaction anew. */
   healed: boolean
   /** The connection was gone before this statement: its holder had not noticed yet. */
@@ -74,38 +79,46 @@ export async function execute(
     sentAt: startedAt,
     wasInTransaction: false,
     begin: null,
+    opening: null,
+    refusal: null,
+    beginSent: true,
     healed: false,
     wasLost: false,
     looked: false,
     failure: undefined,
   }
-  for (;;) {
-    run.attempt++
-    refuseStrangersSequences(run)
-    // What comes while BEGIN is under way belongs into the transaction, whatever becomes of it.
-    while (hold.opening !== null && hold.together === null) await hold.opening
-    // First the connection: its node decides all that follows. A value when there is one, a promise when not.
-    const bound = hold.bound ?? bind(run)
-    const seat = bound instanceof Promise ? await bound : bound
-    // Aborted while waiting: nothing was sent, nothing will be.
-    if (signal?.aborted) throw unsent(hold, signal)
-    // A cancel request that is still on its way would hit this statement.
-    if (seat.cancelling !== null) await seat.cancelling
-    // Asked for only now, when the connection is there and the circuit has been asked: a BEGIN may wait for its statement.
-    const unsaid = savedRoundTrip(run) ?? neverBegan(run)
-    if (unsaid !== null) return unsaid
-    beforeSending(run, seat)
-    try {
-      const rows = await deliver(run, seat)
-      answered(run, seat, rows)
-      return rows
-    } catch (error) {
-      if (waitsAlone(run, error)) continue
-      const step = failed(run, seat, error)
-      if (step === null) throw hold.failure
-      // The backoff last: the connection is back in its pool while nobody needs it.
-      if (step.after > 0) await pause(engine.clock, step.after, signal)
+  try {
+    for (;;) {
+      run.attempt++
+      refuseStrangersSequences(run)
+      // What comes while BEGIN is under way belongs into the transaction, whatever becomes of it.
+      while (hold.opening !== null && hold.together === null && run.opening === null) await hold.opening
+      // First the connection: its node decides all that follows. A value when there is one, a promise when not.
+      const bound = hold.bound ?? bind(run)
+      const seat = bound instanceof Promise ? await bound : bound
+      // Aborted while waiting: nothing was sent, nothing will be.
+      if (signal?.aborted) throw unsent(hold, signal)
+      // A cancel request that is still on its way would hit this statement.
+      if (seat.cancelling !== null) await seat.cancelling
+      // Asked for only now, when the connection is there and the circuit has been asked: a BEGIN may wait for its statement.
+      const unsaid = savedRoundTrip(run) ?? neverBegan(run)
+      if (unsaid !== null) return unsaid
+      beforeSending(run, seat)
+      try {
+        const rows = await deliver(run, seat)
+        answered(run, seat, rows)
+        return rows
+      } catch (error) {
+        if (waitsAlone(run, error)) continue
+        const step = failed(run, seat, error)
+        if (step === null) throw hold.failure
+        // The backoff last: the connection is back in its pool while nobody needs it.
+        if (step.after > 0) await pause(engine.clock, step.after, signal)
+      }
     }
+  } finally {
+    // Whoever waited for the BEGIN that it took along goes on now, and finds what has become of it.
+    run.opening?.ended(run.refusal, run.beginSent)
   }
 }
 
@@ -165,7 +178,8 @@ function deliver(run: Run, seat: Seat): Promise<Rows> {
 
 /** BEGIN and the first statement in one write and under one Sync: where the one fails the other is not executed. */
 async function beginWith(run: Run, seat: Seat, begin: Statement, statement: Statement): Promise<Rows> {
-  const opening = run.hold.opens(begin)
+  run.opening ??= run.hold.opens(begin)
+  run.hold.begin = null
   let begun: Promise<Rows> = Promise.resolve(NOTHING)
   try {
     const pair = goesTogether(statement) ? seat.session.sendTogether([begin, statement]) : null
@@ -185,7 +199,8 @@ async function beginWith(run: Run, seat: Seat, begin: Statement, statement: Stat
       () => null,
       (reason: unknown) => reason,
     )
-    opening.ended(seat.session.lost === null ? refusal : null, !neverRan(refusal))
+    run.refusal = seat.session.lost === null ? refusal : null
+    run.beginSent = !neverRan(refusal)
   }
 }
 
@@ -240,11 +255,10 @@ function bind(run: Run): Seat | Promise<Seat> {
   const { engine, hold, signal } = run
   if (signal?.aborted) throw signal.reason
   if (hold.ended) throw releasedError()
-  // What follows a read on a replica may be a write, and one session must see both: the primary's.
-  if (hold.readOnReplica) {
-    hold.release()
-    hold.forcePrimary = true
-  }
+  // What follows a read on a replica may be a write, and one session must see both: the primary's. Whoever sends a
+  // second statement was promised one session, wherever the first one rode.
+  if (hold.readOnReplica || hold.settled > 0) hold.forcePrimary = true
+  if (hold.readOnReplica) hold.release()
   const choice = engine.cluster.route(hold, run.statement.facts, run.raw, run.failedOn)
   if (choice === null) return look(run)
   const { node, because } = choice
@@ -267,6 +281,8 @@ function bind(run: Run): Seat | Promise<Seat> {
 /** The first statement of a lease that leaves nothing behind shares a connection; a second was promised one session. */
 function rides({ engine, hold, statement }: Run, { pool }: Node): boolean {
   if (!pool.sharing || engine.onReserve !== undefined || hold.alone) return false
+  // What keeps something although it fails (CREATE INDEX CONCURRENTLY) must not be given up for a lock.
+  if (pool.pipelineWrites && statement.facts.kind === 'ddl') return false
   return hold.transaction === 'none' && hold.settled === 0 && !hold.untimed && mayShare(statement.facts)
 }
 
@@ -279,7 +295,7 @@ function refuseStrangersSequences({ hold, statement }: Run): void {
   if (asks === undefined || functions.some((name) => name.endsWith('nextval'))) return
   throw new SmartPgError(
     'SMARTPG_INVALID_QUERY',
-    `${asks}() would answer with somebody else's value: what was inserted before went over a connection that others share.`,
+    `${asks}() would answer with somebody else's value: what was inserted before went over a connection that others use.`,
     { phase: 'send', hint: 'Use RETURNING in the insert, or run both in one db.transaction().' },
   )
 }
@@ -412,7 +428,7 @@ function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry'
   afterwards(engine, hold, seat, now)
   const sent = !run.wasLost && !neverRan(error)
   // What was never sent says nothing about the server.
-  const counts = sent && (!fault.dropsConnection || node.isNewLoss(seat.session))
+  const counts = sent && (!fault.dropsConnection || fault.class === 'cancelled' || node.isNewLoss(seat.session))
   node.settleQuery(seat.permit, counts ? fault.breaker : 'ignore', now, error)
   seat.permit = null
   count(hold, statement, run, fault, now)

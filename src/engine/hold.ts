@@ -10,7 +10,9 @@ import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
 import type { Together } from './together.ts'
 
-interface Opening {
+/** What others of the same lease wait for. */
+export interface Opening {
+  /** `refusal`: what the BEGIN itself failed with, and whether it was sent at all. */
   ended(refusal: unknown, sent: boolean): void
 }
 
@@ -107,7 +109,6 @@ export class Hold {
     let opened!: () => void
     this.opening = new Promise((resolve) => (opened = resolve))
     return {
-      /** `refusal`: what the BEGIN itself failed with, and whether it was sent at all. */
       ended: (refusal: unknown, sent: boolean) => {
         this.opening = null
         // Outside of a transaction nothing may run for it: it is to begin yet, or it never will.

@@ -263,6 +263,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   /** A statement ran into the lock timeout of its lane: for a while its text is not taken for one that never waits. */
   ranIntoLock({ cost }: LanePassage): void {
     cost.lockTimeoutAt = this.#host.clock.now()
+    this.#host.cells.lockTimeouts++
   }
 
   // What a passage tells.
@@ -526,11 +527,10 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     void lane.pooled.cancel(CANCEL_GRACE_MS)
   }
 
-  /** It stands behind others and may still be executed; only of a read does that not matter. */
-  #late({ cost, doing }: LanePassage, queryTimeoutMs: number): SmartPgError {
+  /** Others stand on the connection, so it is not cancelled: it may still be executed. */
+  #late({ doing }: LanePassage, queryTimeoutMs: number): SmartPgError {
     const { node } = this.#host
-    const message = `No answer within queryTimeout (${queryTimeoutMs} ms) behind other statements: ${doing} on node '${node}'.`
-    const code = cost.facts.retrySafe ? 'SMARTPG_QUERY_TIMEOUT' : 'SMARTPG_CONNECTION_LOST'
-    return new SmartPgError(code, message, { node, phase: 'execute' })
+    const message = `No answer within queryTimeout (${queryTimeoutMs} ms) on a shared connection: ${doing} on node '${node}'.`
+    return new SmartPgError('SMARTPG_QUERY_TIMEOUT', message, { node, phase: 'execute' })
   }
 }

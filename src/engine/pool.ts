@@ -117,10 +117,10 @@ export class Pool implements LaneHost {
     return this.#busy.size + this.#waiting.length + this.lanes.riding + this.lanes.waiting
   }
 
-  /** Connections on which a statement is under way. */
+  /** Statements sent and not yet answered. */
   get running(): number {
-    let running = this.lanes.lanes.size
-    for (const { session } of this.#busy) if (session.unanswered > 0) running++
+    let running = this.lanes.riding
+    for (const { session } of this.#busy) running += session.unanswered
     return running
   }
 

@@ -29,6 +29,7 @@ export function logTo(logger: Logger | undefined, source: Source): void {
     logger.warn(event, `node '${event.node}' ${event.up ? 'serves reads again' : 'is left out'}`),
   )
   source.on('gap', (event) => logger.warn(event, `notifications on channel '${event.channel}' may have been missed`))
+  source.on('plan-regression', (event) => logger.warn(event, `a prepared statement became slow: ${event.summary}`))
   source.on('retry', (event) => logger.debug(event, 'a statement is tried again'))
   source.on('error', ({ node, during, error }) =>
     logger.warn({ node, during, error: told(error) }, `background failure: ${during}`),

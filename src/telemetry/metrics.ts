@@ -352,6 +352,16 @@ const definitions: readonly Definition[] = [
   ),
   counterBy('category', 'query_errors_by_category_total', 'Statements that failed.', (cells) => cells.errorsByCategory),
   counterByPair(['reason', 'outcome'], 'retries_total', 'Statements sent again.', (cells) => cells.retries),
+  counter(
+    'resent_reads_total',
+    'Reads sent once more on another connection, because what stood before them did not move.',
+    (cells) => cells.resent,
+  ),
+  counter(
+    'lock_timeouts_total',
+    'Statements that waited too long for a lock on a shared connection and were sent again on one of their own.',
+    (cells) => cells.lockTimeouts,
+  ),
   histogramBy(
     'operation',
     'query_duration_seconds',

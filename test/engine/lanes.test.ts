@@ -1195,7 +1195,7 @@ describe('counts', () => {
     stage.primary.on('fast', { delayMs: 5 })
     const all = Array.from({ length: 7 }, () => watched(stage.run(FAST)))
     expect(stage.pool.counts()).toMatchObject({ active: 1, idle: 1, waiting: 0 })
-    expect(stage.pool.running).toBe(1)
+    expect(stage.pool.running).toBe(7)
     expect(stage.pool.load).toBe(7)
     await pass(stage, 100)
     expect(all.every(({ state }) => state === 'resolved')).toBe(true)

@@ -117,6 +117,7 @@ const everyMetric = [
   'connect_errors_total connections_closed_total acquires_total waited_acquires_total acquire_timeouts_total',
   'leaks_detected_total acquire_duration_seconds connect_duration_seconds use_duration_seconds queries_total',
   'query_errors_total queries_by_operation_total query_errors_by_category_total retries_total',
+  'resent_reads_total lock_timeouts_total',
   'query_duration_seconds circuit_breaker_state circuit_breaker_transitions_total circuit_breaker_rejections_total',
   'circuit_breaker_consecutive_failures node_up node_info replication_lag_seconds replication_lag_bytes',
   'routing_decisions_total reruns_total batches_total batch_size batch_duration_seconds info',
