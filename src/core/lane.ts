@@ -6,7 +6,7 @@
 // Blind rotation cut the throughput of fast queries 47-fold beside one slow one; rules over elapsed time mistake a
 // long network for a busy server (a hundredth of the throughput at 25 ms). So what counts is the server's own time.
 
-import type { Facts } from './types.ts'
+import type { Closes, TextCost } from './text-cost.ts'
 
 /** Up to here several statements of one turn leave in one write; beyond, the server could work on two lanes. */
 const PACKED_MS = 1
@@ -16,147 +16,12 @@ const BACKLOG_MS = 3
 const OVERDUE_MS = 3
 /** A read that stands behind a head that is late by more than this is sent once more, elsewhere. */
 export const STUCK_MS = 5
-/** A text that takes longer than this is slow: it rides apart, and nothing rides behind it. */
-export const SLOW_MS = 20
-/** A text is not known before it has been answered this often. */
-const KNOWN_SAMPLES = 2
-/** A fast text counts at most this, so that at least 32 of them fit into the backlog. */
-const FAST_MS = 1
-const FAST_COST_MS = BACKLOG_MS / 32
 /** Bytes of statements that a lane may hold unanswered. */
 const MOST_BYTES = 1024 * 1024
 /** For so long after a fast read, or after one that found no room, lanes are kept free for the next one. */
 const FAST_SEEN_MS = 1_000
 /** What may wait for a lock and takes longer than this may well have waited for one. */
 const CONTENDED_MS = 3
-/** A write that has run so often, and fast, without ever waiting for a lock is not expected to. */
-const PLAIN_SAMPLES = 8
-/** Long enough for the disk that a commit waits for: with 1 ms, writes of 2 ms gained nothing from being pipelined. */
-const PLAIN_MS = 5
-const LOCK_TIMEOUT_FORGOTTEN_MS = 60_000
-
-/** What one text has cost one server so far. */
-export class TextCost {
-  readonly facts: Facts
-  /** Mean server time, exponentially weighted, milliseconds. */
-  ms = 0
-  samples = 0
-  /** When it last ran into the lock timeout of a lane. */
-  lockTimeoutAt = -Infinity
-
-  constructor(facts: Facts) {
-    this.facts = facts
-  }
-
-  observe(serverMs: number): void {
-    this.ms += (serverMs - this.ms) / Math.min(++this.samples, 8)
-  }
-
-  get known(): boolean {
-    return this.samples >= KNOWN_SAMPLES
-  }
-
-  /** What to reckon with when it is sent. */
-  get expectedMs(): number {
-    return this.ms <= FAST_MS ? Math.min(this.ms, FAST_COST_MS) : this.ms
-  }
-}
-
-/** The costs of all texts of one server, kept as long as their facts are. */
-export class TextCosts {
-  readonly #costs = new WeakMap<Facts, TextCost>()
-
-  of(facts: Facts): TextCost {
-    let cost = this.#costs.get(facts)
-    if (cost === undefined) this.#costs.set(facts, (cost = new TextCost(facts)))
-    return cost
-  }
-}
-
-/** How long the way to a server and back takes at least: the minimum of the last 30 to 60 seconds. */
-export class RoundTrip {
-  #before = Infinity
-  #recent = Infinity
-  #since = -Infinity
-
-  /** Of a handshake, a probe, or a statement that nothing stood before. */
-  observe(ms: number, now: number): void {
-    if (now - this.#since >= 30_000) {
-      this.#before = now - this.#since >= 60_000 ? Infinity : this.#recent
-      this.#recent = Infinity
-      this.#since = now
-    }
-    if (ms < this.#recent) this.#recent = ms
-  }
-
-  /** Milliseconds; 0 while nothing is known. */
-  get ms(): number {
-    const ms = Math.min(this.#recent, this.#before)
-    return ms === Infinity ? 0 : ms
-  }
-}
-
-/**
- * For how long an answer may have lain unread because this process was busy. A round of the event loop reads what had
- * arrived when it began; what arrives meanwhile is read in the next. (A busy client took every server for late: it
- * closed all its lanes, and sent reads twice when it had least time for them.)
- */
-export class Rounds {
-  #began = 0
-  #lastMs = 0
-  #running = false
-
-  /** Something happens; true when it is the first in its round: then `end` is due as soon as the loop has come round. */
-  begin(now: number): boolean {
-    if (this.#running) return false
-    this.#running = true
-    this.#began = now
-    return true
-  }
-
-  end(now: number): void {
-    this.#running = false
-    this.#lastMs = now - this.#began
-  }
-
-  /** At most, milliseconds. */
-  unreadMs(now: number): number {
-    return this.#lastMs + (this.#running ? now - this.#began : 0)
-  }
-}
-
-/** Why nothing may ride behind a statement: it takes long (or nobody knows), or it may wait for a lock. */
-export type Closes = 'no' | 'slow' | 'lock'
-
-/** Whether a statement may share its connection with those of others: it leaves nothing behind in the session. */
-export function mayShare(facts: Facts): boolean {
-  const { stateful, multiple, kind, verb } = facts
-  if (stateful || multiple || kind === 'transaction' || kind === 'unknown') return false
-  return verb !== 'copy' && verb !== 'show' && !asksForItsSession(facts)
-}
-
-/** What it is told is true of one session only, which should then be the caller's own. */
-function asksForItsSession({ functions, tablesRead }: Facts): boolean {
-  if (functions.some((name) => SESSION_FUNCTIONS.has(name))) return true
-  return tablesRead.some((name) => SESSION_TABLES.has(name))
-}
-
-const inCatalog = (names: readonly string[]): Set<string> =>
-  new Set(names.flatMap((name) => [name, `pg_catalog.${name}`]))
-const SESSION_FUNCTIONS = inCatalog(['pg_backend_pid', 'current_setting', 'pg_listening_channels', 'pg_my_temp_schema'])
-const SESSION_TABLES = inCatalog(['pg_settings', 'pg_prepared_statements', 'pg_cursors'])
-
-/** `pipelined`: lanes run with a short lock timeout, so that a write that has to wait is given up and sent again alone. */
-export function closes(cost: TextCost, now: number, pipelined: boolean): Closes {
-  if (!cost.known || cost.ms > SLOW_MS) return 'slow'
-  if (!cost.facts.lockWaiter) return 'no'
-  return pipelined && isPlain(cost, now) ? 'no' : 'lock'
-}
-
-function isPlain(cost: TextCost, now: number): boolean {
-  if (cost.facts.kind !== 'write_simple' || cost.samples < PLAIN_SAMPLES || cost.ms > PLAIN_MS) return false
-  return now - cost.lockTimeoutAt > LOCK_TIMEOUT_FORGOTTEN_MS
-}
 
 /** A statement on a lane. */
 export interface Passage {

@@ -4,8 +4,11 @@
 
 import type { NodeCells } from '../core/cells.ts'
 import { SmartPgError } from '../core/errors.ts'
-import { LaneRules, RoundTrip, Rounds, STUCK_MS, TextCosts, closes } from '../core/lane.ts'
-import type { Closes, LaneView, TextCost } from '../core/lane.ts'
+import { LaneRules, STUCK_MS } from '../core/lane.ts'
+import { RoundTrip, Rounds } from '../core/round-trip.ts'
+import { TextCosts, closes } from '../core/text-cost.ts'
+import type { LaneView } from '../core/lane.ts'
+import type { Closes, TextCost } from '../core/text-cost.ts'
 import type { Clock, Facts, Timer } from '../core/types.ts'
 import { Caller } from './caller.ts'
 import { LanePassage, SharedLane } from './passage.ts'

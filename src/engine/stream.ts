@@ -1,11 +1,12 @@
 // Rows in chunks, through a portal of its own. Outside a transaction it runs in one of its own, because a
 // portal does not outlive the exchange that ends with Sync otherwise; it closes on every path.
 
+import { neverRan } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Row, Statement } from '../core/types.ts'
 import type { Engine } from './engine.ts'
-import { beginNow, execute } from './execute.ts'
+import { execute } from './execute.ts'
 import type { Hold } from './hold.ts'
 import { count, tell } from './settle.ts'
 
@@ -83,5 +84,24 @@ async function begin(engine: Engine, hold: Hold, statement: Statement, raw: bool
     await execute(engine, hold, readOnly ? BEGIN_READ : BEGIN_WRITE, true, signal)
   } finally {
     hold.transaction = 'none'
+  }
+}
+
+/** A BEGIN that still waits for a statement is sent by itself. */
+async function beginNow(engine: Engine, hold: Hold, signal?: AbortSignal): Promise<void> {
+  const unsent = hold.begin
+  if (unsent === null) {
+    if (hold.refusal !== null) throw hold.refusal
+    return
+  }
+  const opening = hold.opens(unsent)
+  hold.opening = null
+  try {
+    await execute(engine, hold, unsent, true, signal)
+    opening.ended(null, true)
+  } catch (error) {
+    const idle = hold.pooled !== null && hold.pooled.session.lost === null && !hold.inTransaction
+    opening.ended(idle ? error : null, !neverRan(error) && !signal?.aborted)
+    throw error
   }
 }

@@ -3,18 +3,12 @@
 
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import {
-  Lane,
-  LaneRules,
-  RoundTrip,
-  Rounds,
-  STUCK_MS,
-  TextCost,
-  TextCosts,
-  closes,
-  mayShare,
-} from '../../src/core/lane.ts'
-import type { Closes, LaneView, Passage } from '../../src/core/lane.ts'
+import { Lane, LaneRules, STUCK_MS } from '../../src/core/lane.ts'
+import { RoundTrip, Rounds } from '../../src/core/round-trip.ts'
+import { mayShare } from '../../src/core/sharing.ts'
+import { TextCost, TextCosts, closes } from '../../src/core/text-cost.ts'
+import type { LaneView, Passage } from '../../src/core/lane.ts'
+import type { Closes } from '../../src/core/text-cost.ts'
 import { READ_FACTS } from '../../src/core/statements.ts'
 import type { Facts } from '../../src/core/types.ts'
 

@@ -1,0 +1,139 @@
+// Where a statement is sent from, found once per lease: the node by route, the leave of its circuit, and then a place on
+// a connection that others use, or a connection of the lease's own.
+
+import type { Permit } from '../core/breaker.ts'
+import type { RouteReason } from '../core/cells.ts'
+import { SmartPgError, releasedError } from '../core/errors.ts'
+import { mayShare } from '../core/sharing.ts'
+import type { Engine } from './engine.ts'
+import type { Hold } from './hold.ts'
+import type { Node } from './node.ts'
+import type { LanePassage } from './passage.ts'
+import type { PooledSession } from './pooled-session.ts'
+import type { Run } from './run.ts'
+import type { Seat } from './seat.ts'
+import { count, tell } from './settle.ts'
+
+/** A connection for the lease's first statement, or for the first after a read on a replica. */
+export function bind(run: Run): Seat | Promise<Seat> {
+  const { engine, hold, signal } = run
+  if (signal?.aborted) throw signal.reason
+  if (hold.ended) throw releasedError()
+  // What follows a read on a replica may be a write, and one session must see both: the primary's. Whoever sends a
+  // second statement was promised one session, wherever the first one rode.
+  if (hold.readOnReplica || hold.settled > 0) hold.forcePrimary = true
+  if (hold.readOnReplica) hold.release()
+  const choice = engine.cluster.route(hold, run.statement.facts, run.raw, run.failedOn)
+  if (choice === null) return look(run)
+  const { node, because } = choice
+  // The breaker after the route, because it belongs to the server; before the queue, because nobody shall wait
+  // for a server that does not answer.
+  const permit = node.admitQuery(engine.clock.now())
+  if (permit === null) throw unserved(run, node, node.circuitOpen())
+  if (rides(run, node)) {
+    const passage = node.pool.lane(run.statement.facts)
+    if (passage === null) return waitForLane(run, node, because, permit)
+    hold.ride(passage, node, because, permit)
+    return passage
+  }
+  const pooled = node.pool.take()
+  if (pooled === null) return wait(run, node, because, permit)
+  hold.take(pooled, node, because, permit)
+  return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)
+}
+
+/** The first statement of a lease that leaves nothing behind shares a connection; a second was promised one session. */
+function rides({ engine, hold, statement }: Run, { pool }: Node): boolean {
+  if (!pool.sharing || engine.onReserve !== undefined || hold.alone) return false
+  // What keeps something although it fails (CREATE INDEX CONCURRENTLY) must not be given up for a lock.
+  if (pool.pipelineWrites && statement.facts.kind === 'ddl') return false
+  return hold.transaction === 'none' && hold.settled === 0 && !hold.untimed && mayShare(statement.facts)
+}
+
+/** `lastval()` on a connection that others have used answers with their value. */
+export function refuseStrangersSequences({ hold, statement }: Run): void {
+  const { functions, tablesWritten } = statement.facts
+  if (functions.length === 0 || tablesWritten.length > 0 || hold.transaction !== 'none') return
+  if (hold.pooled !== null && !hold.rode) return
+  const asks = functions.find((name) => /^(pg_catalog\.)?(currval|lastval)$/.test(name))
+  if (asks === undefined || functions.some((name) => name.endsWith('nextval'))) return
+  throw new SmartPgError(
+    'SMARTPG_INVALID_QUERY',
+    `${asks}() would answer with somebody else's value: what was inserted before went over a connection that others use.`,
+    { phase: 'send', hint: 'Use RETURNING in the insert, or run both in one db.transaction().' },
+  )
+}
+
+/** No replica is known to be fit, and the primary may not help out: look at them once, then decide. */
+async function look(run: Run): Promise<Seat> {
+  const { engine, failedOn } = run
+  if (run.looked) throw engine.cluster.noReplica(failedOn, run.failure)
+  run.looked = true
+  await engine.look()
+  return bind(run)
+}
+
+async function wait(run: Run, node: Node, because: RouteReason, permit: Permit): Promise<Seat> {
+  const { engine, hold, signal } = run
+  let pooled: PooledSession
+  try {
+    pooled = await node.pool.acquire({ signal })
+  } catch (error) {
+    return elsewhere(run, node, permit, error)
+  }
+  if (hold.ended) {
+    // Nobody awaited this statement, and the callback it stood in is over: nobody would give the connection back.
+    node.giveBackQuery(permit)
+    node.pool.release(pooled)
+    throw releasedError()
+  }
+  hold.take(pooled, node, because, permit)
+  return engine.onReserve === undefined ? pooled : reserved(engine, hold, pooled)
+}
+
+async function waitForLane(run: Run, node: Node, because: RouteReason, permit: Permit): Promise<Seat> {
+  const { hold, signal, statement } = run
+  let passage: LanePassage
+  try {
+    passage = await node.pool.waitForLane(statement.facts, { signal })
+  } catch (error) {
+    return elsewhere(run, node, permit, error)
+  }
+  if (hold.ended) {
+    node.giveBackQuery(permit)
+    passage.leave()
+    throw releasedError()
+  }
+  hold.ride(passage, node, because, permit)
+  return passage
+}
+
+/** The pool has tried for as long as it may. A replica is not the only one who can answer. */
+function elsewhere(run: Run, node: Node, permit: Permit, error: unknown): Seat | Promise<Seat> {
+  node.giveBackQuery(permit)
+  if (node.role === 'primary' || run.signal?.aborted) throw unserved(run, node, error)
+  run.failedOn.push(node)
+  run.failure = error
+  return bind(run)
+}
+
+/** It never got a connection: counted and told as a failed query all the same. */
+function unserved(run: Run, node: Node, error: unknown): unknown {
+  const { engine, hold, statement } = run
+  const fault = engine.faultOf(error, 'query')
+  hold.node = node
+  count(hold, statement, run, fault, engine.clock.now())
+  tell(engine, hold, statement, run, fault)
+  return error
+}
+
+/** The user's hook sets up the session before the lease's first statement, on every lease. */
+async function reserved(engine: Engine, hold: Hold, pooled: PooledSession): Promise<PooledSession> {
+  try {
+    await engine.onReserve!(engine.hookConnection(pooled.session))
+    return pooled
+  } catch (error) {
+    hold.release('error')
+    throw error
+  }
+}

@@ -1,0 +1,113 @@
+// What becomes of a statement that failed: what happened to it, whether and where it is tried once more, and what
+// its caller is told when it is not.
+
+import type { Fault } from '../core/fault.ts'
+import { NotExecutedError, OutcomeUnknownError, SmartPgError, neverRan } from '../core/errors.ts'
+import { nextStep } from '../core/retry.ts'
+import type { NextStep } from '../core/retry.ts'
+import type { Run } from './run.ts'
+import type { Seat } from './seat.ts'
+import { afterwards, count, tell } from './settle.ts'
+
+/** The failure, and what it means. Of several under way one ran into the deadline; the others failed for their own reasons. */
+function whatFailed(run: Run, seat: Seat, error: unknown): { cause: unknown; fault: Fault } {
+  const { engine } = run
+  const fault = engine.faultOf(error, 'query')
+  if (error instanceof NotExecutedError) return { cause: error, fault: { ...fault, code: error.code } }
+  const ended = fault.code === '57014' || fault.dropsConnection || seat.session.lost !== null
+  if (!seat.timedOut || !ended) return { cause: error, fault }
+  const cause = timedOut(run, error)
+  return { cause, fault: engine.faultOf(cause, 'query') }
+}
+
+/** Settles what failed; null: throw `hold.failure`. Otherwise the connection is given back and the next try may go. */
+export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 'retry' }) | null {
+  const { engine, hold, statement, attempt, wasInTransaction, failedOn, begin } = run
+  const node = hold.node!
+  const { cause, fault } = whatFailed(run, seat, error)
+  const now = engine.clock.now()
+  afterwards(engine, hold, seat, now)
+  const sent = !run.wasLost && !neverRan(error)
+  // What was never sent says nothing about the server.
+  const counts = sent && (!fault.dropsConnection || fault.class === 'cancelled' || node.isNewLoss(seat.session))
+  node.settleQuery(seat.permit, counts ? fault.breaker : 'ignore', now, error)
+  seat.permit = null
+  count(hold, statement, run, fault, now)
+  if (fault.dropsConnection && hold.pooled !== null) hold.discard = true
+  const { attempts, baseMs, maxMs } = engine.config.retry
+  const step = nextStep(
+    {
+      fault,
+      sent,
+      facts: statement.facts,
+      // The first statement of a transaction that nobody has seen yet may still begin it elsewhere.
+      inTransaction:
+        run.healed ||
+        hold.settled > 0 ||
+        (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
+      committing: wasInTransaction && statement.facts.verb === 'commit',
+      onReplica: node.role === 'replica',
+      triedElsewhere: failedOn.length > 0,
+      attempt,
+      attempts,
+      baseMs,
+      maxMs,
+      budgetLeft: node.retries.left(now),
+    },
+    engine.chance,
+  )
+  if (step.do === 'fail') {
+    hold.settled++
+    if (!node.retries.left(now) && fault.retry !== 'never') node.cells.retries[fault.class].refused++
+    else if (attempt > 1) node.cells.retries[fault.class].failed++
+    tell(engine, hold, statement, run, fault)
+    hold.failure = meaning(run, cause, step.outcome)
+    return null
+  }
+  node.retries.take(now)
+  node.cells.retries[fault.class].ok++
+  if (step.where === 'primary' && fault.class === 'read-only') node.cells.reruns++
+  engine.listeners.emit('retry', { node: node.name, attempt, fault: fault.class, because: step.because })
+  failedOn.push(node)
+  run.failure = cause
+  hold.release()
+  hold.begin = begin
+  hold.forcePrimary ||= step.where === 'primary'
+  return step
+}
+
+function timedOut({ engine, hold, statement }: Run, cause: unknown): SmartPgError {
+  const { name } = hold.node!
+  return new SmartPgError(
+    'SMARTPG_QUERY_TIMEOUT',
+    `No answer within queryTimeout (${engine.config.queryTimeoutMs} ms): ${statement.facts.summary} on node '${name}'.`,
+    { node: name, phase: 'execute', cause },
+  )
+}
+
+/** What the caller is told: the server's own error, unless what happened to the statement is not in it. */
+function meaning({ hold, statement, attempt }: Run, error: unknown, outcome: 'not-executed' | 'unknown' | 'as-is') {
+  if (outcome === 'as-is') return error
+  const { name } = hold.node!
+  const phase = statement.facts.verb === 'commit' ? 'commit' : 'execute'
+  if (outcome === 'unknown') return new OutcomeUnknownError(name, phase, error)
+  const why = error instanceof Error ? error.message : String(error)
+  const message = `${statement.facts.summary} was not executed on node '${name}': ${why}`
+  return new NotExecutedError(name, message, phase, error, attempt)
+}
+
+/** The short lock timeout of shared connections is ours: whoever meets it was not executed, and waits elsewhere as he said. */
+export function waitsAlone({ hold, engine }: Run, error: unknown): boolean {
+  const { passage, node } = hold
+  if (passage === null || !node!.pool.pipelineWrites) return false
+  const { code, routine } = error as { code?: string; routine?: string }
+  // NOWAIT has the same code, and says so from elsewhere.
+  if (code !== '55P03' || routine !== 'ProcessInterrupts') return false
+  node!.pool.lanes.ranIntoLock(passage)
+  const now = engine.clock.now()
+  node!.settleQuery(passage.permit, 'ignore', now)
+  passage.permit = null
+  afterwards(engine, hold, passage, now)
+  hold.alone = true
+  return true
+}

@@ -1,0 +1,45 @@
+// One statement on its way through the spine: what every step that has a part in it knows of it.
+
+import type { Statement } from '../core/types.ts'
+import type { Engine } from './engine.ts'
+import type { Hold, Opening } from './hold.ts'
+import type { Node } from './node.ts'
+
+/** One statement on its way, for every step that has a part in it. */
+export interface Run {
+  readonly engine: Engine
+  readonly hold: Hold
+  readonly statement: Statement
+  /** Raw SQL of the user. */
+  readonly raw: boolean
+  readonly signal: AbortSignal | undefined
+  readonly startedAt: number
+  /** Nodes that could not answer it so far. */
+  readonly failedOn: Node[]
+  attempt: number
+  sentAt: number
+  wasInTransaction: boolean
+  /** The BEGIN that it took along. */
+  begin: Statement | null
+  /** Others wait for what becomes of it. */
+  opening: Opening | null
+  /** What the BEGIN itself failed with, and whether it was sent at all. */
+  refusal: unknown
+  beginSent: boolean
+  /** Its stale name was the reason to begin its transaction anew. */
+  healed: boolean
+  /** The connection was gone before this statement: its holder had not noticed yet. */
+  wasLost: boolean
+  /** The replicas have been looked at on its behalf. */
+  looked: boolean
+  /** What the try before ended with. */
+  failure: unknown
+}
+
+/** The statement as it is sent: named as late as possible, because the name is about the server's memory. */
+export function named({ engine, hold, statement, wasInTransaction }: Run): Statement {
+  const name = engine.nameOf(statement, hold.node!, wasInTransaction)
+  if (name === undefined) return statement
+  const { sql, parameters, facts } = statement
+  return { sql, parameters, facts, name }
+}
