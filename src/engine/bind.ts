@@ -53,7 +53,9 @@ function rides({ engine, hold, statement }: Run, { pool }: Node): boolean {
 /** `lastval()` on a connection that others have used answers with their value. */
 export function refuseStrangersSequences({ hold, statement }: Run): void {
   const { functions, tablesWritten } = statement.facts
-  if (functions.length === 0 || tablesWritten.length > 0 || hold.transaction !== 'none') return
+  if (functions.length === 0 || hold.transaction !== 'none') return
+  // What is inserted in the same statement is asked for its own value, as long as nothing was inserted elsewhere before.
+  if (tablesWritten.length > 0 && !hold.rode) return
   if (hold.pooled !== null && !hold.rode) return
   const asks = functions.find((name) => /^(pg_catalog\.)?(currval|lastval)$/.test(name))
   if (asks === undefined || functions.some((name) => name.endsWith('nextval'))) return

@@ -3,19 +3,17 @@
 // and what waits. A lane with nothing on it is an idle connection of the pool like any other.
 
 import type { NodeCells } from '../core/cells.ts'
-import { SmartPgError } from '../core/errors.ts'
 import { LaneRules, STUCK_MS } from '../core/lane.ts'
 import { RoundTrip, Rounds } from '../core/round-trip.ts'
 import { TextCosts, closes } from '../core/text-cost.ts'
 import type { LaneView } from '../core/lane.ts'
 import type { Closes, TextCost } from '../core/text-cost.ts'
 import type { Clock, Facts, Timer } from '../core/types.ts'
-import { Caller } from './caller.ts'
+import { LaneCaller, LaneQueue } from './lane-queue.ts'
+import type { LaneRoom } from './lane-queue.ts'
 import { LanePassage, SharedLane } from './passage.ts'
 import type { PlaceGiver } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
-import type { Ticket } from './wait-queue.ts'
-import { WaitingRoom } from './waiting-room.ts'
 
 /** The pool, as far as its lanes need it. */
 export interface LaneHost {
@@ -40,37 +38,6 @@ export interface LaneHost {
   tellLate(late: readonly LaneCaller[], now: number, waited: number): void
   /** Another connection is wanted, if there may be one. */
   grow(): void
-  /** A connection went silent. */
-  silent(): void
-}
-
-/** Reads that one more connection could serve at once: a backlog's worth. */
-const READS_PER_LANE = 32
-/** After CancelRequest the server answers at once or not at all. */
-const CANCEL_GRACE_MS = 800
-/** What a statement that closes its lane is taken to hold it for while nothing is known, milliseconds. */
-const UNKNOWN_USE_MS = 1
-
-/** Somebody who waits for a place. */
-export class LaneCaller extends Caller<LanePassage> {
-  readonly cost: TextCost
-  #room: WaitingRoom<LanePassage, LaneCaller> | null = null
-  #ticket: Ticket<LanePassage, LaneCaller> | null = null
-
-  constructor(cells: NodeCells, since: number, deadline: number, cost: TextCost) {
-    super(cells, since, deadline)
-    this.cost = cost
-  }
-
-  joins(room: WaitingRoom<LanePassage, LaneCaller>): void {
-    this.#room = room
-    this.#ticket = room.join(this)
-  }
-
-  /** Whether it still waited. */
-  leaves(): boolean {
-    return this.#room!.leave(this.#ticket!)
-  }
 }
 
 export class Lanes implements LaneView<SharedLane>, PlaceGiver {
@@ -83,16 +50,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   readonly #known = new WeakMap<PooledSession, SharedLane>()
   readonly #costs = new TextCosts()
   readonly #rules = new LaneRules<SharedLane>()
-  readonly #reads: WaitingRoom<LanePassage, LaneCaller>
-  /** Reads behind whom nothing may ride. */
-  readonly #slow: WaitingRoom<LanePassage, LaneCaller>
-  /** Those who may wait for a lock: reads must not wait behind them, be they slow or unknown. */
-  readonly #lockers: WaitingRoom<LanePassage, LaneCaller>
-  /** In the order in which they are served: reads overtake. */
-  readonly #rooms: readonly WaitingRoom<LanePassage, LaneCaller>[]
-  /** Mean time for which a statement that closes its lane holds it. */
-  #closedMs = UNKNOWN_USE_MS
-  #readMs = 0
+  readonly queue: LaneQueue
   /** How many lanes are kept for those who wait for a connection of their own. */
   #reserved = 0
   /** A read stands behind one that does not move, and there is no other lane for it. */
@@ -103,11 +61,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   constructor(host: LaneHost) {
     this.#host = host
-    const tell = host.tellLate.bind(host)
-    this.#reads = new WaitingRoom(host.clock, tell)
-    this.#slow = new WaitingRoom(host.clock, tell)
-    this.#lockers = new WaitingRoom(host.clock, tell)
-    this.#rooms = [this.#reads, this.#slow, this.#lockers]
+    this.queue = new LaneQueue(host.clock, (cost) => this.#closes(cost), host.tellLate.bind(host))
   }
 
   // What the rules look at.
@@ -149,37 +103,19 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   }
 
   get waiting(): number {
-    return this.#reads.length + this.#closers
-  }
-
-  get #closers(): number {
-    return this.#slow.length + this.#lockers.length
+    return this.queue.length
   }
 
   /** How many more connections those who wait could use. */
   get wanted(): number {
-    return this.#closers + Math.ceil(this.#reads.length / READS_PER_LANE) + (this.#stuck ? 1 : 0)
-  }
-
-  /** How long one connection would need for all who wait, milliseconds. */
-  get workMs(): number {
-    return this.#closers * this.#closedMs + this.#reads.length * this.#readMs
-  }
-
-  /** Since when the first of those who wait has waited; null when nobody does. */
-  get waitingSince(): number | null {
-    if (this.waiting === 0) return null
-    return Math.min(this.#reads.since ?? Infinity, this.#slow.since ?? Infinity, this.#lockers.since ?? Infinity)
+    return this.queue.wanted + (this.#stuck ? 1 : 0)
   }
 
   /** A place for a statement at once, or null: the fast path, without a promise. */
   ride(facts: Facts): LanePassage | null {
     this.now = this.#host.clock.now()
     const cost = this.#costs.of(facts)
-    const kind = this.#closes(cost)
-    // Reads overtake writes that wait, and nobody overtakes his like.
-    if (this.waiting > 0 && (this.#reads.length > 0 || this.#roomOf(cost).length > 0)) return null
-    const passage = this.#place(cost, kind)
+    const passage = this.queue.precedes(cost) ? null : this.#place(cost, this.#closes(cost))
     if (passage === null) return null
     this.#host.cells.acquires.ok++
     this.#host.cells.acquireDuration.observe(0)
@@ -190,10 +126,8 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   wait(facts: Facts, deadlineMs: number, signal: AbortSignal | undefined): Promise<LanePassage> {
     const { cells, clock } = this.#host
     const now = clock.now()
-    const cost = this.#costs.of(facts)
-    const room = this.#roomOf(cost)
-    const caller = new LaneCaller(cells, now, now + deadlineMs, cost)
-    caller.joins(room)
+    const caller = new LaneCaller(cells, now, now + deadlineMs, this.#costs.of(facts))
+    this.queue.join(caller)
     cells.waitedAcquires++
     if (signal !== undefined) caller.watch(signal, () => caller.leaves())
     return caller.served
@@ -203,8 +137,8 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   serve(): void {
     if (this.waiting === 0) return
     this.now = this.#host.clock.now()
-    this.#sort()
-    for (const room of this.#rooms) {
+    this.queue.sort()
+    for (const room of this.queue.rooms) {
       for (let caller = room.head; caller !== null; caller = room.head) if (!this.#serveOne(caller, room)) break
     }
   }
@@ -237,14 +171,6 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   stop(): void {
     this.#host.clock.clearTimeout(this.#stuckTimer)
     this.#stopped = true
-  }
-
-  rejectWaiting(error: unknown, since?: number): void {
-    for (const room of this.#rooms) room.rejectAll(error, since)
-  }
-
-  headWaitMs(): number {
-    return Math.max(...this.#rooms.map((room) => room.headWaitMs()))
   }
 
   /** Whether this one has run dry for somebody who waits for a connection of his own; asked once. */
@@ -309,27 +235,6 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     return pooled.session.lost === null && passages.length === 1 && passages[0] === passage
   }
 
-  /** Statements over their deadline: cancelled where that hits nobody else, otherwise their callers are told. */
-  enforceDeadlines(now: number, queryTimeoutMs: number): void {
-    if (queryTimeoutMs === 0) return
-    for (const lane of this.lanes) {
-      for (const passage of [...lane.passages]) this.#enforceDeadline(lane, passage, now, queryTimeoutMs)
-      this.#enforceEnd(lane, now, queryTimeoutMs)
-    }
-  }
-
-  /** Milliseconds until a deadline is to be looked at, at most `most`. */
-  untilDeadline(now: number, queryTimeoutMs: number, most: number): number {
-    if (queryTimeoutMs === 0) return most
-    let ms = most
-    for (const { passages, cancellingSince } of this.lanes) {
-      if (cancellingSince > 0) ms = Math.min(ms, cancellingSince + CANCEL_GRACE_MS - now)
-      const head = passages.find(({ overdue, timed }) => timed && overdue !== 'told')
-      if (head !== undefined) ms = Math.min(ms, head.overdue === 'seen' ? 0 : head.sentAt + queryTimeoutMs - now)
-    }
-    return ms
-  }
-
   #closes(cost: TextCost): Closes {
     return closes(cost, this.now, this.#host.pipelineWrites)
   }
@@ -381,8 +286,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     const { firstAnswered: answered } = lane
     if (answered !== null) {
       if (answered.alone) this.roundTrip.observe(this.now - answered.sentAt, this.now)
-      if (answered.closes === 'no') this.#readMs += (answered.cost.expectedMs - this.#readMs) / 8
-      else this.#closedMs += (this.now - answered.sentAt - this.#closedMs) / 8
+      this.queue.learn(answered, this.now)
     }
     lane.reckon(this.now, this.roundTrip.ms, this.unreadMs)
     lane.cancellingSince = 0
@@ -403,8 +307,8 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   /** Those who wait ride the lane that has just answered, as far as its backlog goes. */
   #refill(lane: SharedLane): void {
-    this.#sort()
-    for (const room of this.#rooms) {
+    this.queue.sort()
+    for (const room of this.queue.rooms) {
       for (let caller = room.head; caller !== null; caller = room.head) {
         const kind = this.#closes(caller.cost)
         if (!this.#rules.refills(lane, caller.cost, kind, this)) break
@@ -413,31 +317,14 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     }
   }
 
-  #roomOf(cost: TextCost): WaitingRoom<LanePassage, LaneCaller> {
-    if (this.#closes(cost) === 'no') return this.#reads
-    return cost.facts.lockWaiter ? this.#lockers : this.#slow
-  }
-
-  /** A text that has become known, or slow, while its caller waited: nobody waits behind a head that belongs elsewhere. */
-  #sort(): void {
-    for (const room of this.#rooms) {
-      for (let caller = room.head; caller !== null; caller = room.head) {
-        const other = this.#roomOf(caller.cost)
-        if (other === room) break
-        room.next()
-        caller.joins(other)
-      }
-    }
-  }
-
-  #serveOne(caller: LaneCaller, room: WaitingRoom<LanePassage, LaneCaller>): boolean {
+  #serveOne(caller: LaneCaller, room: LaneRoom): boolean {
     const passage = this.#place(caller.cost, this.#closes(caller.cost))
     if (passage === null) return false
     this.#grant(caller, room, passage)
     return true
   }
 
-  #grant(caller: LaneCaller, room: WaitingRoom<LanePassage, LaneCaller>, passage: LanePassage): void {
+  #grant(caller: LaneCaller, room: LaneRoom, passage: LanePassage): void {
     room.next()
     caller.resolve(passage, this.now)
   }
@@ -495,45 +382,5 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     again.sends(this.now, passage.doing, passage.timed)
     again.repeat(passage)
     return true
-  }
-
-  #enforceDeadline(lane: SharedLane, passage: LanePassage, now: number, queryTimeoutMs: number): void {
-    if (!passage.timed || passage.overdue === 'told' || now - passage.sentAt < queryTimeoutMs) return
-    if (passage.overdue === 'no') {
-      // An answer that waits in the socket of a blocked process is read first.
-      passage.overdue = 'seen'
-      return
-    }
-    passage.overdue = 'told'
-    if (passage.dropped) return
-    if (lane.passages.length === 1) {
-      passage.timesOut()
-      this.#cancelHead(lane, now)
-    } else passage.abandon(this.#late(passage, queryTimeoutMs))
-  }
-
-  /** What stands behind has been told, or there is nothing: then the head can be cancelled, and nobody else is hit. */
-  #enforceEnd(lane: SharedLane, now: number, queryTimeoutMs: number): void {
-    const { cancellingSince, passages, pooled } = lane
-    if (cancellingSince === 0) {
-      if (passages[0]?.overdue === 'told' && passages.every(({ dropped }) => dropped)) this.#cancelHead(lane, now)
-    } else if (now - cancellingSince >= CANCEL_GRACE_MS) {
-      const why = `no answer within queryTimeout (${queryTimeoutMs} ms), nor to a cancel request`
-      pooled.session.destroy(new Error(why))
-      this.#host.silent()
-    }
-  }
-
-  #cancelHead(lane: SharedLane, now: number): void {
-    lane.ending = true
-    lane.cancellingSince = now
-    void lane.pooled.cancel(CANCEL_GRACE_MS)
-  }
-
-  /** Others stand on the connection, so it is not cancelled: it may still be executed. */
-  #late({ doing }: LanePassage, queryTimeoutMs: number): SmartPgError {
-    const { node } = this.#host
-    const message = `No answer within queryTimeout (${queryTimeoutMs} ms) on a shared connection: ${doing} on node '${node}'.`
-    return new SmartPgError('SMARTPG_QUERY_TIMEOUT', message, { node, phase: 'execute' })
   }
 }

@@ -17,6 +17,8 @@ import { Connector } from './connector.ts'
 import type { ConnectorPorts, Host } from './connector.ts'
 import { SHORTEST_TICK_MS, enforceDeadline, leaked, silent, surplus, tickMs, untilNextLook } from './housekeeping.ts'
 import { clean, needsCleaning, ping } from './hygiene.ts'
+import { enforceLaneDeadlines, untilLaneDeadline } from './lane-deadlines.ts'
+import type { DeadlineHost } from './lane-deadlines.ts'
 import { Lanes } from './lanes.ts'
 import type { LaneHost } from './lanes.ts'
 import type { Listeners } from './listeners.ts'
@@ -55,7 +57,7 @@ const CLOSE_GRACE_MS = 2_000
 /** Who the error of an acquire that was in vain names. */
 const HOLDERS_NAMED = 3
 
-export class Pool implements LaneHost {
+export class Pool implements LaneHost, DeadlineHost {
   readonly #config: NodePoolConfig
   readonly #ports: PoolPorts
   readonly #node: Host
@@ -237,7 +239,7 @@ export class Pool implements LaneHost {
     const message = `Node '${this.#node.name}' does not answer: ${because}.`
     const error = new SmartPgError('SMARTPG_CONNECT_FAILED', message, { node: this.#node.name, phase: 'acquire' })
     this.#waiting.rejectAll(error)
-    this.lanes.rejectWaiting(error)
+    this.lanes.queue.rejectAll(error)
   }
 
   /** Every idle connection is asked whether it lives before it is used: one socket of this host went silent. */
@@ -262,7 +264,7 @@ export class Pool implements LaneHost {
     const closed = this.#closedError()
     this.#connector.stop(closed)
     this.#waiting.rejectAll(closed)
-    this.lanes.rejectWaiting(closed)
+    this.lanes.queue.rejectAll(closed)
     for (const pooled of [...this.#idle]) void this.#close(pooled, 'drain')
     if (this.#inUse + this.#connector.connecting > 0) {
       const empty = new Promise<void>((resolve) => (this.#whenEmpty = resolve))
@@ -397,7 +399,7 @@ export class Pool implements LaneHost {
 
   /** To whoever has waited longest, for a connection or for a place on one; whether anybody could use it. */
   #hand(pooled: PooledSession, now: number): boolean {
-    const since = this.lanes.waitingSince
+    const since = this.lanes.queue.since
     const reserved = this.lanes.wasReserved(pooled)
     const shared = !reserved && since !== null && since <= (this.#waiting.since ?? Infinity)
     if (shared && this.lanes.admit(pooled, now)) {
@@ -543,14 +545,15 @@ export class Pool implements LaneHost {
       // A ping is shorter than a connect, and serves as well.
       connecting: connecting + this.#validating,
       waiting: this.#waiting.length + this.lanes.wanted,
-      workMs: this.lanes.workMs + (this.#waiting.length === 0 ? 0 : this.#waiting.length * (this.#useMs || Infinity)),
+      workMs:
+        this.lanes.queue.workMs + (this.#waiting.length === 0 ? 0 : this.#waiting.length * (this.#useMs || Infinity)),
       connectMs,
       headWaitMs: this.#headWaitMs,
     }
   }
 
   get #headWaitMs(): number {
-    return Math.max(this.#waiting.headWaitMs(), this.lanes.headWaitMs())
+    return Math.max(this.#waiting.headWaitMs(), this.lanes.queue.headWaitMs())
   }
 
   #opened(pooled: PooledSession): void {
@@ -582,7 +585,7 @@ export class Pool implements LaneHost {
     // Who came after it began may be luckier: the address or the password may be another by now.
     if (!pointless || this.#standing > 0) return
     this.#waiting.rejectAll(error, startedAt)
-    this.lanes.rejectWaiting(error, startedAt)
+    this.lanes.queue.rejectAll(error, startedAt)
   }
 
   tellLate(late: readonly Waiter<never>[], now: number, waited: number): void {
@@ -622,7 +625,7 @@ export class Pool implements LaneHost {
   #untilNextLook(now: number): number {
     const { queryTimeoutMs } = this.#ports
     const ms = untilNextLook(this.#busy, now, tickMs(this.#config, queryTimeoutMs), queryTimeoutMs)
-    return Math.max(SHORTEST_TICK_MS, this.lanes.untilDeadline(now, queryTimeoutMs, ms))
+    return Math.max(SHORTEST_TICK_MS, untilLaneDeadline(this.lanes.lanes, now, queryTimeoutMs, ms))
   }
 
   #keepHouse(): void {
@@ -631,7 +634,7 @@ export class Pool implements LaneHost {
       if (enforceDeadline(pooled, now, this.#ports.queryTimeoutMs)) this.suspect()
       if (leaked(pooled, now, this.#config.leakDetectionMs)) this.#reportLeak(pooled, now)
     }
-    this.lanes.enforceDeadlines(now, this.#ports.queryTimeoutMs)
+    enforceLaneDeadlines(this.lanes.lanes, this, now, this.#ports.queryTimeoutMs)
     if (this.#state !== 'open') return
     // The rules look at how long ago something was.
     this.#reserve()

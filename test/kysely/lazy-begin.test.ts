@@ -596,10 +596,7 @@ describe.skipIf(!takesSignals)('a signal (Kysely 0.28 knows none)', () => {
     const abort = new AbortController()
     const whole = failureOf(
       db.transaction().execute(async (trx) => {
-        await trx
-          .insertInto('person')
-          .values(dora)
-          .execute({ signal: abort.signal } as never)
+        await trx.insertInto('person').values(dora).execute({ signal: abort.signal })
       }),
     )
     await waitsForLock(place.url, applicationName)
@@ -616,7 +613,7 @@ describe.skipIf(!takesSignals)('a signal (Kysely 0.28 knows none)', () => {
   test('that had aborted before the first statement: it is not sent, and the transaction may go on', async () => {
     const { db } = place.openOne()
     await db.transaction().execute(async (trx) => {
-      const aborted = { signal: AbortSignal.abort(reason) } as never
+      const aborted = { signal: AbortSignal.abort(reason) }
       await failureOf(trx.insertInto('person').values(dora).execute(aborted))
       await trx.insertInto('person').values(ben).execute()
     })

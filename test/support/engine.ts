@@ -122,7 +122,16 @@ function newLease(engine: Engine): TestLease {
 }
 
 function recorded(listeners: Listeners): TestEngine['events'] {
-  const events: TestEngine['events'] = { query: [], breaker: [], leak: [], node: [], retry: [], gap: [], error: [], 'plan-regression': [] }
+  const events: TestEngine['events'] = {
+    query: [],
+    breaker: [],
+    leak: [],
+    node: [],
+    retry: [],
+    gap: [],
+    error: [],
+    'plan-regression': [],
+  }
   for (const name of Object.keys(events) as EventName[]) {
     listeners.on(name, (event) => (events[name] as unknown[]).push(event))
   }

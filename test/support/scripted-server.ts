@@ -187,8 +187,7 @@ export class ScriptedSession implements Session {
   sendTogether(statements: readonly Statement[]): Promise<Rows>[] {
     const group: Group = { failure: null }
     return statements.map(
-      (statement) =>
-        new Promise((resolve, reject) => this.#enqueue({ statement, asker: { resolve, reject }, group })),
+      (statement) => new Promise((resolve, reject) => this.#enqueue({ statement, asker: { resolve, reject }, group })),
     )
   }
 

@@ -8,7 +8,7 @@
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 import type { Socket } from 'node:net'
-import { isLast, Messages } from './fault-proxy/messages.ts'
+import { HEADER, isLast, Messages } from './fault-proxy/messages.ts'
 import { freePort } from './postgres/free-port.ts'
 
 export interface Wiretap extends AsyncDisposable {
@@ -17,6 +17,8 @@ export interface Wiretap extends AsyncDisposable {
   readonly flights: readonly string[]
   /** The texts of the statements in them. */
   readonly texts: readonly string[]
+  /** SQLSTATEs of the errors that the server answered with. */
+  readonly errors: readonly string[]
   forget(): void
   close(): Promise<void>
 }
@@ -35,7 +37,7 @@ export async function startWiretap(serverUrl: string): Promise<Wiretap> {
       upstream.write(chunk)
     })
     upstream.on('data', (chunk) => {
-      listener.serverSpeaks()
+      listener.serverSays(chunk)
       client.write(chunk)
     })
     for (const [socket, other] of [
@@ -64,6 +66,9 @@ export async function startWiretap(serverUrl: string): Promise<Wiretap> {
     get texts() {
       return record.texts
     },
+    get errors() {
+      return record.errors
+    },
     forget: () => record.forget(),
     close,
     [Symbol.asyncDispose]: close,
@@ -72,36 +77,48 @@ export async function startWiretap(serverUrl: string): Promise<Wiretap> {
 
 interface ConnectionListener {
   clientSays(chunk: Buffer): void
-  serverSpeaks(): void
+  serverSays(chunk: Buffer): void
 }
 
 class Record {
   flights: string[] = []
   texts: string[] = []
+  errors: string[] = []
 
   forget(): void {
     this.flights = []
     this.texts = []
+    this.errors = []
   }
 
   listener(): ConnectionListener {
-    const messages = new Messages(true)
-    let content: Buffer[] = []
+    const fromClient = new Messages(true)
+    const fromServer = new Messages()
+    let said: Buffer[] = []
+    let answered: Buffer[] = []
     let flying = false
     return {
       clientSays: (chunk) => {
-        for (const piece of messages.pieces(chunk)) {
-          if (piece.at === 0) content = []
-          content.push(piece.bytes)
+        for (const piece of fromClient.pieces(chunk)) {
+          if (piece.at === 0) said = []
+          said.push(piece.bytes)
           if (!isLast(piece)) continue
-          messages.opening = false
+          fromClient.opening = false
           // The opening, passwords, the goodbye.
           if (piece.type === '' || piece.type === 'p' || piece.type === 'X') continue
-          this.#hear(piece.type, Buffer.concat(content).subarray(5), flying)
+          this.#hear(piece.type, Buffer.concat(said).subarray(HEADER), flying)
           flying = true
         }
       },
-      serverSpeaks: () => (flying = false),
+      serverSays: (chunk) => {
+        flying = false
+        for (const piece of fromServer.pieces(chunk)) {
+          if (piece.type !== 'E') continue
+          if (piece.at === 0) answered = []
+          answered.push(piece.bytes)
+          if (isLast(piece)) this.errors.push(codeOf(Buffer.concat(answered).subarray(HEADER)))
+        }
+      },
     }
   }
 
@@ -112,4 +129,10 @@ class Record {
     if (type === 'Q') this.texts.push(first)
     if (type === 'P') this.texts.push(second)
   }
+}
+
+/** Of an ErrorResponse: fields that each begin with a letter. */
+function codeOf(content: Buffer): string {
+  const fields = content.toString('utf8').split('\0')
+  return fields.find((field) => field.startsWith('C'))?.slice(1) ?? ''
 }
