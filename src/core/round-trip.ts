@@ -1,7 +1,13 @@
 // Two things that are not the server's time: the way there and back, and the time for which an answer lies here
 // unread because this process is busy.
 
-/** How long the way to a server and back takes at least: the minimum of the last 30 to 60 seconds. */
+/** So that it may rise from nothing. */
+const STEP_MS = 0.05
+
+/**
+ * How long the way to a server and back takes at least: the minimum of the last 30 to 60 seconds. From one half minute
+ * to the next it at most doubles: where nothing runs but one slow text, its time is not the network's.
+ */
 export class RoundTrip {
   #before = Infinity
   #recent = Infinity
@@ -10,7 +16,8 @@ export class RoundTrip {
   /** Of a handshake, a probe, or a statement that nothing stood before. */
   observe(ms: number, now: number): void {
     if (now - this.#since >= 30_000) {
-      this.#before = now - this.#since >= 60_000 ? Infinity : this.#recent
+      const known = Math.min(this.#recent, this.#before)
+      this.#before = Math.min(this.#recent, 2 * known + STEP_MS)
       this.#recent = Infinity
       this.#since = now
     }

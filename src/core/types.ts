@@ -82,7 +82,11 @@ export interface Session {
   /** Settles only after ReadyForQuery, or when the connection is gone. */
   send(statement: Statement): Promise<Rows>
   /** The same for somebody who needs no promise: `asker` hears of it within the read that brought the answer. */
-  ask(statement: Statement, asker: Asker): void
+  /**
+   * `gathers`: others are under way elsewhere, and answers that lie in the sockets will bring more statements before the
+   * event loop has come round: all of them leave in one write then, not each at the end of what runs now.
+   */
+  ask(statement: Statement, asker: Asker, gathers?: boolean): void
   /**
    * All in one write and under one Sync: of what stands behind a failed one nothing is executed, and it rejects with
    * NotExecutedError; what stood before it resolves all the same, although outside a transaction the server takes it

@@ -39,6 +39,7 @@ export async function execute(
     refusal: null,
     beginSent: true,
     healed: false,
+    alone: true,
     wasLost: false,
     looked: false,
     failure: undefined,
@@ -112,6 +113,7 @@ function beforeSending(run: Run, seat: Seat): void {
   const belongs = hold.transaction !== 'none' && facts !== BEGIN_FACTS
   run.wasInTransaction = hold.passage === null && (hold.inTransaction || belongs || hold.together !== null)
   run.begin = hold.begin
+  run.alone = hold.passage !== null || (hold.together === null && seat.session.unanswered === 0)
   seat.sends(run.sentAt, facts.summary, timed)
   hold.sends(facts)
 }
@@ -128,7 +130,7 @@ function answered(run: Run, seat: Seat, rows: Rows): void {
   const now = engine.clock.now()
   hold.answered++
   hold.settled++
-  if (rows.executions !== undefined) watchPlan(engine, hold, seat, statement, run, rows.executions, now)
+  if (rows.executions !== undefined && run.alone) watchPlan(engine, hold, seat, statement, run, rows.executions, now)
   afterwards(engine, hold, seat, now)
   hold.node!.settleQuery(seat.permit, 'success', now)
   seat.permit = null

@@ -51,6 +51,8 @@ export class LaneQueue {
   /** Mean time for which a statement that closes its lane holds it. */
   #closedMs = UNKNOWN_USE_MS
   #readMs = 0
+  /** Something has been answered. */
+  #learnt = false
 
   constructor(
     clock: Clock,
@@ -74,7 +76,9 @@ export class LaneQueue {
 
   /** How many more connections those who wait could use. */
   get wanted(): number {
-    return this.#closers + Math.ceil(this.#reads.length / READS_PER_LANE)
+    // At the very beginning every text is unknown; most turn out to be fast reads.
+    const shareable = this.#learnt ? this.#reads.length : this.length
+    return (this.#learnt ? this.#closers : 0) + Math.ceil(shareable / READS_PER_LANE)
   }
 
   /** How long one connection would need for all who wait, milliseconds. */
@@ -107,6 +111,7 @@ export class LaneQueue {
 
   /** What an answer says of how long such statements take. */
   learn({ closes, cost, sentAt }: LanePassage, now: number): void {
+    this.#learnt = true
     if (closes === 'no') this.#readMs += (cost.expectedMs - this.#readMs) / 8
     else this.#closedMs += (now - sentAt - this.#closedMs) / 8
   }

@@ -45,6 +45,8 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   readonly lanes = new Set<SharedLane>()
   readonly roundTrip = new RoundTrip()
   now = 0
+  /** Statements on lanes, unanswered. */
+  riding = 0
   readonly #host: LaneHost
   /** Every connection that has been one. */
   readonly #known = new WeakMap<PooledSession, SharedLane>()
@@ -88,13 +90,6 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   // What the pool looks at.
 
-  /** Statements on lanes, unanswered. */
-  get riding(): number {
-    let riding = 0
-    for (const { passages } of this.lanes) riding += passages.length
-    return riding
-  }
-
   /** Whether one in use takes more. */
   get open(): boolean {
     const now = this.#host.clock.now()
@@ -109,6 +104,11 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   /** How many more connections those who wait could use. */
   get wanted(): number {
     return this.queue.wanted + (this.#stuck ? 1 : 0)
+  }
+
+  /** How long one connection would need for all who wait, milliseconds. */
+  get workMs(): number {
+    return this.#stuck ? Infinity : this.queue.workMs
   }
 
   /** A place for a statement at once, or null: the fast path, without a promise. */
@@ -198,11 +198,13 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   // What a passage tells.
 
   answered(passage: LanePassage): void {
+    this.riding--
     passage.lane.answer(passage)
   }
 
   leave(passage: LanePassage): void {
     const { lane } = passage
+    this.riding--
     lane.unboard(passage)
     if (this.lanes.has(lane) && lane.dry) this.#dry(lane)
   }
@@ -270,6 +272,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   #board(lane: SharedLane, cost: TextCost, kind: Closes): LanePassage {
     const passage = new LanePassage(this, lane, cost, kind, this.now)
+    this.riding++
     passage.alone = lane.dry
     lane.board(passage, this.now, this.roundTrip.ms)
     if (!passage.alone) {

@@ -12,6 +12,8 @@ import type { Seat } from './seat.ts'
 
 /** Who gave it its place. */
 export interface PlaceGiver {
+  /** Statements on shared connections of this server, unanswered. */
+  readonly riding: number
   /** The server has answered, or will never. */
   answered(passage: LanePassage): void
   /** Nothing was sent. */
@@ -155,7 +157,7 @@ export class LanePassage implements Placed, Seat, Asker {
 
   #ask(statement: Statement): void {
     this.#asking = true
-    this.session.ask(statement, this)
+    this.session.ask(statement, this, this.#giver.riding > 1)
     this.#asking = false
   }
 

@@ -439,7 +439,7 @@ export class Pool implements LaneHost, DeadlineHost {
     this.#busy.add(pooled)
     this.#validating++
     pooled.session.ref()
-    const failure = await ping(this.#ports.clock, pooled.session).then(
+    const failure = await this.#ping(pooled).then(
       () => null,
       (error: unknown) => error as Error,
     )
@@ -448,6 +448,14 @@ export class Pool implements LaneHost, DeadlineHost {
     if (failure !== null) this.#remove(pooled, 'error', failure)
     else if (this.#busy.has(pooled)) this.#offer(pooled, this.#ports.clock.now())
     this.#serve()
+  }
+
+  /** Nothing is quicker to answer: what it takes is the way there and back. */
+  async #ping(pooled: PooledSession): Promise<void> {
+    const { clock } = this.#ports
+    const sentAt = clock.now()
+    await ping(clock, pooled.session)
+    this.lanes.roundTrip.observe(clock.now() - sentAt, clock.now())
   }
 
   /** Whether it must be asked if it lives before anybody gets it. */
@@ -545,8 +553,7 @@ export class Pool implements LaneHost, DeadlineHost {
       // A ping is shorter than a connect, and serves as well.
       connecting: connecting + this.#validating,
       waiting: this.#waiting.length + this.lanes.wanted,
-      workMs:
-        this.lanes.queue.workMs + (this.#waiting.length === 0 ? 0 : this.#waiting.length * (this.#useMs || Infinity)),
+      workMs: this.lanes.workMs + (this.#waiting.length === 0 ? 0 : this.#waiting.length * (this.#useMs || Infinity)),
       connectMs,
       headWaitMs: this.#headWaitMs,
     }
@@ -665,7 +672,7 @@ export class Pool implements LaneHost, DeadlineHost {
     this.#idle.splice(this.#idle.indexOf(pooled), 1)
     this.#busy.add(pooled)
     try {
-      await ping(this.#ports.clock, pooled.session)
+      await this.#ping(pooled)
       if (!this.#busy.has(pooled)) return
       const stays = this.#waiting.length === 0 && this.#state === 'open' && pooled.generation === this.#generation
       if (!stays) {

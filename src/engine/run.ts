@@ -28,6 +28,8 @@ export interface Run {
   beginSent: boolean
   /** Its stale name was the reason to begin its transaction anew. */
   healed: boolean
+  /** Nothing of its own lease stands before it or leaves with it: its time is its own. */
+  alone: boolean
   /** The connection was gone before this statement: its holder had not noticed yet. */
   wasLost: boolean
   /** The replicas have been looked at on its behalf. */

@@ -234,10 +234,18 @@ async function inOneWriteWithin(
   lease: Lease,
   queries: readonly CompiledQuery[],
   signal: AbortSignal | undefined,
+  again = false,
 ): Promise<QueryResult<unknown>[]> {
   signal?.throwIfAborted()
+  const { begin, answered } = lease.hold
   const settled = await lease.together(queries)
   if (settled.every((one) => one.status === 'fulfilled')) return settled.map(({ value }) => value)
+  // The connection was gone before anything was written, BEGIN included: the transaction may begin on another.
+  const unsent = settled.every((one) => one.status === 'rejected' && isUnsent(one.reason))
+  if (unsent && !again && begin !== null && answered === 0) {
+    await lease.beginElsewhere(begin)
+    return inOneWriteWithin(lease, queries, signal, true)
+  }
   const { index, phase, cause } = firstFailure(settled)
   return fail(lease, index, phase, cause)
 }

@@ -107,6 +107,13 @@ export class Lease implements DatabaseConnection {
     }
   }
 
+  /** Nothing of the transaction has been sent on the connection that is gone: it begins on another one. */
+  async beginElsewhere(begin: Statement): Promise<void> {
+    this.#hold.release('error')
+    this.#hold.lazy = begin
+    await execute(this.#engine, this.#hold, begin, true)
+  }
+
   async commit(): Promise<void> {
     await this.executeQuery(CompiledQuery.raw('commit'))
     this.committed()

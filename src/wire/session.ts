@@ -51,6 +51,8 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   /** An answer has come with the bytes that are being read. */
   #answered = false
   #flushing = false
+  /** What is being asked leaves when the event loop has come round. */
+  #gathers = false
   /** The socket has more than it can take, and tells when it has not. */
   #draining = false
   #portals = 0
@@ -84,7 +86,7 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     return new Promise((resolve, reject) => this.ask(statement, { resolve, reject }))
   }
 
-  ask(statement: Statement, asker: Asker): void {
+  ask(statement: Statement, asker: Asker, gathers = false): void {
     let values: readonly Value[]
     try {
       values = this.#valuesOf(statement)
@@ -92,7 +94,9 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
       asker.reject(error as Error)
       return
     }
+    this.#gathers = gathers
     this.#enqueue(new StatementExchange(this, statement, values, asker))
+    this.#gathers = false
   }
 
   sendTogether(statements: readonly Statement[]): Promise<Rows>[] {
@@ -313,7 +317,8 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     this.#bytes += exchange.bytes
     if (this.#flushing) return
     this.#flushing = true
-    process.nextTick(NativeSession.#flushOf, this)
+    if (this.#gathers) this.options.clock.nextTurn(this.#flushSoon)
+    else process.nextTick(NativeSession.#flushOf, this)
   }
 
   /** The first in line has been answered. */
@@ -324,6 +329,8 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     this.#inLine -= first.size
     this.#bytes -= first.bytes
   }
+
+  readonly #flushSoon = (): void => this.#flush()
 
   /** One function for all sessions, so that a flush costs no closure. */
   static readonly #flushOf = (session: NativeSession): void => session.#flush()

@@ -1020,9 +1020,10 @@ describe('a read behind one that hangs', () => {
     expect(read.error).toMatchObject({ code: 'SMARTPG_QUERY_TIMEOUT' })
   })
 
-  test('is sent once more on a connection that is opened for it, when there may be another', async () => {
-    const stage = await sharing(1, { pool: { max: 2 } })
+  test('is sent once more on a connection that is opened for it, when there may be another and connecting takes its time', async () => {
+    const stage = await sharing(1, { pool: { initial: 0, max: 2 } }, [])
     stage.primary.connectDelayMs = 5
+    await Promise.all([learn(stage, FAST, HANGS), stage.clock.advance(10)])
     stage.primary.on('hanging', 'never')
     const hanging = watched(stage.run(HANGS))
     const read = watched(stage.run(FAST))

@@ -8,6 +8,10 @@ import type { TestEngine, TestEngineOptions } from '../support/engine.ts'
 import type { Handler } from '../support/scripted-server.ts'
 
 const BAD = 'select a from skewed where kind = 1'
+const SLOW = 'select b from slow'
+
+/** From one run to the next, milliseconds: longer than any of them takes. */
+const BETWEEN = 50
 
 interface Watching extends TestEngine {
   /** Runs a text so often, one after the other, each by itself. */
@@ -48,7 +52,7 @@ async function watching(options: TestEngineOptions = {}): Promise<Watching> {
   const times = async (sql: string, count: number): Promise<void> => {
     for (let run = 0; run < count; run++) {
       const answer = one.run(sql)
-      await one.clock.advance(1_000)
+      await one.clock.advance(BETWEEN)
       await answer
     }
   }
@@ -107,7 +111,7 @@ describe('a text that becomes slow under its name', () => {
       const lease = one.lease()
       await lease.begin()
       const answer = lease.run(BAD)
-      await one.clock.advance(1_000)
+      await one.clock.advance(BETWEEN)
       await answer
       await lease.run('commit', { raw: true })
       lease.release()
@@ -125,7 +129,7 @@ describe('a text that becomes slow under its name', () => {
     const lease = one.lease()
     await lease.begin()
     const answer = lease.run(BAD)
-    await one.clock.advance(1_000)
+    await one.clock.advance(BETWEEN)
     await answer
     lease.release()
     expect(one.names(BAD)).toEqual([undefined])
@@ -150,15 +154,20 @@ describe('a text keeps its name', () => {
     expect(one.names(locks).at(-1)).toBeDefined()
   })
 
-  test('when it waited behind others of its own lease', async () => {
+  test.for([
+    ['before others', [SLOW, BAD, SLOW]],
+    ['as the last', [SLOW, BAD]],
+  ] as const)('when it waited behind others of its own lease: %s', async ([, texts]) => {
     const one = await watching({ pool: { max: 1, lanes: false } })
-    one.primary.on('skewed', { delayMs: 1 }).on('pg_sleep', { delayMs: 40 })
+    one.primary.on('skewed', { delayMs: 1 }).on(SLOW, { delayMs: 40 })
     await one.times(BAD, 6)
     for (let round = 0; round < 120; round++) {
       const lease = one.lease()
-      const answers = ["select pg_sleep('x')", BAD, "select pg_sleep('x')"].map((sql) => lease.run(sql))
-      await one.clock.advance(1_000)
+      await lease.begin()
+      const answers = texts.map((sql) => lease.run(sql))
+      await one.clock.advance(4 * BETWEEN)
       await Promise.all(answers)
+      await lease.run('rollback', { raw: true })
       lease.release()
       await one.clock.advance(0)
     }
@@ -173,7 +182,7 @@ describe('a text keeps its name', () => {
     await one.times(BAD, 6)
     for (let round = 0; round < 120; round++) {
       const failed = one.run(BAD).catch((reason: unknown) => reason)
-      await one.clock.advance(1_000)
+      await one.clock.advance(BETWEEN)
       expect(await failed).toBe(error)
     }
     expect(one.events['plan-regression']).toEqual([])

@@ -377,7 +377,9 @@ describe('a connection that is given back', () => {
 
 describe('leak detection', () => {
   test('reports who holds a connection for too long, once, with the stack that took it', async () => {
-    const { lease, primary, clock, events, engine } = await startedEngine({ pool: { lanes: false, leakDetection: '1s' } })
+    const { lease, primary, clock, events, engine } = await startedEngine({
+      pool: { lanes: false, leakDetection: '1s' },
+    })
     primary.on('select', { delayMs: 5 })
     const leaking = lease()
     const first = watched(takesAndForgets(() => leaking.run('select a from orders')))

@@ -409,22 +409,32 @@ describe('the first statement of a transaction may be', () => {
 })
 
 describe('a prepared statement that is stale at the beginning of a transaction', () => {
+  const widen = (): Promise<unknown> => place.ask('alter table person add column extra int default 5')
+  afterEach(() => place.ask('alter table person drop column if exists extra'))
+
+  /** Where BEGIN has been answered already, nothing can be begun again: it fails once, and the next is well. */
+  const once = async <T>(code: string, work: () => Promise<T>): Promise<T> => {
+    if (!rides) expect(await failureOf(work())).toMatchObject({ code })
+    return work()
+  }
+
   const selectAll = CompiledQuery.raw('select * from person where id = $1', [1])
 
   test('after DDL (0A000) is prepared anew, and nobody notices', async () => {
     const { db, tap } = await tapped({ statements: { prepare: 'always' } })
     await db.transaction().execute((trx) => trx.executeQuery(selectAll))
-    await place.ask('alter table person add column extra int default 5')
+    await widen()
     tap.forget()
-    const rows = await db.transaction().execute(async (trx) => {
-      const { rows: first } = await trx.executeQuery<{ extra: number }>(selectAll)
-      await trx.insertInto('person').values(dora).execute()
-      return first
-    })
+    const rows = await once('0A000', () =>
+      db.transaction().execute(async (trx) => {
+        const { rows: first } = await trx.executeQuery<{ extra: number }>(selectAll)
+        await trx.insertInto('person').values(dora).execute()
+        return first
+      }),
+    )
     expect(rows).toMatchObject([{ name: 'ada', extra: 5 }])
     expect(await place.names()).toContain('dora')
     if (rides) expect(tap.texts.filter((text) => text === 'begin')).toHaveLength(2)
-    await place.ask('alter table person drop column extra')
   })
 
   test('after DEALLOCATE ALL (26000) is prepared anew, and nobody notices', async () => {
@@ -433,10 +443,12 @@ describe('a prepared statement that is stale at the beginning of a transaction',
     await db.connection().execute(async (one) => {
       await one.transaction().execute((trx) => trx.executeQuery(insert('x')))
       await run(one, 'deallocate all')
-      await one.transaction().execute(async (trx) => {
-        await trx.executeQuery(insert('y'))
-        await trx.executeQuery(insert('z'))
-      })
+      await once('26000', () =>
+        one.transaction().execute(async (trx) => {
+          await trx.executeQuery(insert('y'))
+          await trx.executeQuery(insert('z'))
+        }),
+      )
     })
     expect(await place.names()).toEqual([...everyone, 'x', 'y', 'z'])
   })
@@ -444,7 +456,7 @@ describe('a prepared statement that is stale at the beginning of a transaction',
   test('as a later statement fails the transaction, and the next one is well again', async () => {
     const { db } = place.openOne({ statements: { prepare: 'always' } })
     await db.transaction().execute((trx) => trx.executeQuery(selectAll))
-    await place.ask('alter table person add column extra int default 5')
+    await widen()
     const work = (): Promise<unknown> =>
       db.transaction().execute(async (trx) => {
         await trx.insertInto('person').values(dora).execute()
@@ -454,7 +466,6 @@ describe('a prepared statement that is stale at the beginning of a transaction',
     expect(await place.names()).toEqual(everyone)
     await work()
     expect(await place.names()).toContain('dora')
-    await place.ask('alter table person drop column extra')
   })
 })
 
