@@ -369,7 +369,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
       if (lane.passages.length < 2) continue
       behind = true
       if (!lane.isOverdue(this.now, this.roundTrip.ms, this.unreadMs, STUCK_MS)) continue
-      this.#stuck ||= !lane.passages.slice(1).every((passage) => this.#resend(passage))
+      if (!lane.passages.slice(1).every((passage) => this.#resend(passage))) this.#stuck = true
     }
     if (this.#stuck) this.#host.grow()
     if (behind && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
