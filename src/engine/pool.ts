@@ -7,21 +7,21 @@ import type { NodePoolConfig } from '../config/options.ts'
 import type { CloseReason, NodeCells } from '../core/cells.ts'
 import { AcquireTimeoutError, QueueFullError, SmartPgError } from '../core/errors.ts'
 import type { PoolCounts } from '../core/errors.ts'
-import { planPool } from '../core/pool-plan.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
-import { RESET_FACTS } from '../core/statements.ts'
-import type { Asker, Clock, Facts, Session, Statement, Timer } from '../core/types.ts'
+import type { Clock, Facts, Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
 import { Caller } from './caller.ts'
 import { Connector } from './connector.ts'
 import type { ConnectorPorts, Host } from './connector.ts'
 import { SHORTEST_TICK_MS, enforceDeadline, leaked, silent, surplus, tickMs, untilNextLook } from './housekeeping.ts'
+import { Growth } from './growth.ts'
 import { clean, needsCleaning, ping } from './hygiene.ts'
 import { enforceLaneDeadlines, untilLaneDeadline } from './lane-deadlines.ts'
 import type { DeadlineHost } from './lane-deadlines.ts'
 import { Lanes } from './lanes.ts'
 import type { LaneHost } from './lanes.ts'
 import type { Listeners } from './listeners.ts'
+import { setLockTimeout } from './lock-timeout.ts'
 import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
 import type { Ticket, Waiter } from './wait-queue.ts'
@@ -39,14 +39,6 @@ export interface PoolPorts extends ConnectorPorts {
 /** A connection of one's own, or a place on one that others use. */
 type Wants = 'connection' | 'place'
 
-/** Long enough for a lock that is held for a moment, short enough for those who stand behind. */
-const SHORT_LOCK_TIMEOUT = '20ms'
-const NOBODY: Asker = { resolve: () => undefined, reject: () => undefined }
-
-function setLockTimeout(value: string): Statement {
-  return { sql: `set lock_timeout = '${value}'`, parameters: [], facts: RESET_FACTS }
-}
-
 export interface AcquireOptions {
   /** Leaves the queue when aborted. */
   readonly signal?: AbortSignal | undefined
@@ -63,6 +55,7 @@ export class Pool implements LaneHost, DeadlineHost {
   readonly #node: Host
   readonly #cells: NodeCells
   readonly #connector: Connector
+  readonly #growth: Growth
   readonly #idle: PooledSession[] = []
   /** Held by a lease, being asked whether it lives, or being cleaned. */
   readonly #busy = new Set<PooledSession>()
@@ -79,7 +72,6 @@ export class Pool implements LaneHost, DeadlineHost {
   /** Mean time a lease holds a connection, milliseconds. */
   #useMs = 0
   #tickTimer: Timer = null
-  #growTimer: Timer = null
   #drained: Promise<void> | null = null
   #whenEmpty: (() => void) | null = null
 
@@ -93,8 +85,16 @@ export class Pool implements LaneHost, DeadlineHost {
     this.#connector = new Connector(node, config, ports, {
       opened: (pooled) => this.#opened(pooled),
       failed: (error, startedAt, pointless) => this.#connectFailed(error, startedAt, pointless),
-      rested: () => this.#grow(this.#connector.worthTryingUnasked),
+      rested: () => this.#growth.grow(this.#connector.worthTryingUnasked),
       standing: () => this.#standing,
+    })
+    this.#growth = new Growth(ports.clock, this.#connector, {
+      open: (count) => this.#open(count),
+      mayOpen: () => this.#state === 'open',
+      state: () => this.#planState(),
+      bounds: () => this.#bounds,
+      // Where somebody waits for a place although connections are idle, they are kept from him.
+      keepsIdle: () => this.lanes.waiting > 0 && this.#waiting.length === 0,
     })
   }
 
@@ -146,7 +146,7 @@ export class Pool implements LaneHost, DeadlineHost {
     if (this.#state !== 'new') return
     this.#state = 'open'
     this.#wanted = this.#config.initial
-    this.#grow(true)
+    this.#growth.grow(true)
   }
 
   /** Settles when `initial` connections stand; rejects with the fault of the next that fails, or at `deadline`. */
@@ -191,7 +191,7 @@ export class Pool implements LaneHost, DeadlineHost {
     if (refused !== null) return refused
     const served = this.lanes.wait(facts, this.#config.acquireTimeoutMs, signal)
     this.#serve()
-    this.#grow()
+    this.#growth.grow()
     if (this.#tickTimer === null) this.#tick()
     return served
   }
@@ -213,7 +213,7 @@ export class Pool implements LaneHost, DeadlineHost {
       this.#cells.waitedAcquires++
       this.#reserve()
     }
-    this.#grow()
+    this.#growth.grow()
     if (stack === undefined) return caller.served
     return caller.served.then((pooled) => {
       pooled.stack = stack
@@ -273,7 +273,7 @@ export class Pool implements LaneHost, DeadlineHost {
     for (const pooled of [...this.#busy]) this.#remove(pooled, 'drain', closed)
     for (const { pooled } of [...this.lanes.lanes]) this.#remove(pooled, 'drain', closed)
     if (this.#tickTimer !== null) clock.clearTimeout(this.#tickTimer)
-    if (this.#growTimer !== null) clock.clearTimeout(this.#growTimer)
+    this.#growth.stop()
     this.lanes.stop()
     await Promise.all(this.#goodbyes)
     this.#state = 'closed'
@@ -312,11 +312,8 @@ export class Pool implements LaneHost, DeadlineHost {
     return pooled
   }
 
-  /** Sets what is to be in force, ahead of the next statement and without waiting: the server does one after the other. */
   underLockTimeout(pooled: PooledSession, whose: 'own' | 'short'): void {
-    if (!this.pipelineWrites || pooled.lockTimeout === whose) return
-    pooled.lockTimeout = whose
-    pooled.session.ask(setLockTimeout(whose === 'own' ? this.#node.lockTimeout! : SHORT_LOCK_TIMEOUT), NOBODY)
+    if (this.pipelineWrites) setLockTimeout(pooled, whose, this.#node.lockTimeout!)
   }
 
   keeps({ lifetimeEnd, generation }: PooledSession, now: number): boolean {
@@ -333,7 +330,7 @@ export class Pool implements LaneHost, DeadlineHost {
   }
 
   grow(): void {
-    this.#grow()
+    this.#growth.grow()
   }
 
   get #inUse(): number {
@@ -504,34 +501,8 @@ export class Pool implements LaneHost, DeadlineHost {
   }
 
   #left(): void {
-    if (this.#state === 'open') this.#grow()
+    if (this.#state === 'open') this.#growth.grow()
     else if (this.#inUse + this.#connector.connecting === 0) this.#whenEmpty?.()
-  }
-
-  /** Opens what the plan asks for: for those who wait, and, when `unasked`, up to `min` and `minIdle` as well. */
-  #grow(unasked = false): void {
-    if (this.#state !== 'open' || this.#connector.resting) return
-    if (this.#standing + this.#connector.connecting >= this.#connector.max) return
-    const bounds = unasked ? this.#bounds : { ...this.#bounds, min: 0, minIdle: 0 }
-    // Where somebody waits for a place although connections are idle, they are kept from him.
-    const kept = this.lanes.waiting > 0 && this.#waiting.length === 0
-    const state = this.#planState()
-    const plan = planPool(kept ? { ...state, idle: 0 } : state, bounds)
-    if (plan.do === 'open') this.#open(plan.count)
-    else if (plan.because === 'queue-drains-first') this.#growUnlessDrained()
-  }
-
-  /** The queue was expected to be empty before a connection could stand: when that time is over, it is looked at again. */
-  #growUnlessDrained(): void {
-    if (this.#growTimer !== null) return
-    const ms = this.#connector.connectMs - this.#headWaitMs
-    this.#growTimer = this.#ports.clock.setTimeout(
-      () => {
-        this.#growTimer = null
-        this.#grow()
-      },
-      Math.max(1, Math.ceil(ms) + 1),
-    )
   }
 
   #open(count: number): void {
@@ -569,7 +540,7 @@ export class Pool implements LaneHost, DeadlineHost {
     this.#busy.add(pooled)
     this.#offer(pooled, this.#ports.clock.now())
     if (this.#tickTimer === null) this.#tick()
-    this.#grow(this.#wanted > 0)
+    this.#growth.grow(this.#wanted > 0)
   }
 
   #lost(pooled: PooledSession, reason: Error): void {
@@ -653,7 +624,7 @@ export class Pool implements LaneHost, DeadlineHost {
       void this.#close(pooled, 'idle')
     }
     for (const pooled of silent(this.#idle, now, keepaliveMs)) void this.#keepAlive(pooled, now)
-    this.#grow(this.#connector.worthTryingUnasked)
+    this.#growth.grow(this.#connector.worthTryingUnasked)
   }
 
   #reportLeak(pooled: PooledSession, now: number): void {
