@@ -262,13 +262,14 @@ describe('parameters', () => {
 })
 
 describe('NOTIFY', () => {
-  test('from another connection is heard, with channel and payload', async () => {
+  test('from another connection is heard, with channel, payload, and who sent it', async () => {
     const session = await open()
     const other = await outside()
     const heard = new Promise((resolve) => session.onNotification((...what) => resolve(what)))
     await run(session, 'listen news')
+    const { rows } = await other.query('select pg_backend_pid() as pid')
     await other.query("notify news, 'today'")
-    expect(await heard).toEqual(['news', 'today'])
+    expect(await heard).toEqual(['news', 'today', rows[0].pid])
   })
 })
 
