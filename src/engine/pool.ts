@@ -416,6 +416,8 @@ export class Pool implements LaneHost, DeadlineHost {
   /** For everyone who waits for a connection of his own one lane is let run dry. */
   #reserve(): void {
     this.lanes.reserve(this.#waiting.length)
+    // One that is kept no more may have room for those who wait for a place.
+    this.lanes.serve()
   }
 
   /** A clean connection came free. */
@@ -616,7 +618,6 @@ export class Pool implements LaneHost, DeadlineHost {
     if (this.#state !== 'open') return
     // The rules look at how long ago something was.
     this.#reserve()
-    this.lanes.serve()
     this.#connector.keepHouse(now)
     for (const pooled of this.#idle.filter((one) => now >= one.lifetimeEnd)) void this.#close(pooled, 'lifetime')
     const { idleTimeoutMs, keepaliveMs } = this.#config

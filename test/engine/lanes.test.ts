@@ -664,6 +664,22 @@ describe('a caller who needs a connection of his own', () => {
     await ended
   })
 
+  test('and goes lets others ride where they could before', async () => {
+    const stage = await sharing(1)
+    stage.primary.on('hanging', { delayMs: 50 })
+    const first = watched(stage.run(HANGS))
+    const abort = new AbortController()
+    const leaver = watched(stage.run("set timezone = 'UTC'", { signal: abort.signal }))
+    expect(stage.pool.counts().waiting).toBe(1)
+    abort.abort(new Error('gone'))
+    const rides = watched(stage.run(FAST))
+    await stage.clock.advance(0)
+    expect(leaver.state).toBe('rejected')
+    expect(stage.pool.lanes.riding).toBe(2)
+    await stage.clock.advance(60)
+    expect([first.state, rides.state]).toEqual(['resolved', 'resolved'])
+  })
+
   test('and waits in vain leaves nothing reserved', async () => {
     const stage = await sharing(1, { pool: { acquireTimeout: '1s' } })
     stage.primary.on('report', { delayMs: 3_000 })
@@ -1057,7 +1073,7 @@ describe('a read behind one that hangs', () => {
     ['a read with a side effect', "select nextval('s')"],
     ['a read that locks', 'select a from t for update'],
   ])('is sent again only if it is one: %s is not', async (_, text) => {
-    const stage = await sharing(2, {}, [FAST, HANGS, text])
+    const stage = await sharing(4, {}, [FAST, HANGS, text])
     stage.primary.on('hanging', 'never')
     const all = [HANGS, text].map((each) => watched(stage.run(each)))
     await stage.clock.advance(100)
@@ -1300,11 +1316,20 @@ describe('whatever happens, at random', () => {
         const write = chance() < 0.3
         const sql = write ? WRITE : READS[Math.floor(chance() * READS.length)]!
         const abort = chance() < 0.1 ? new AbortController() : null
-        if (abort !== null) clock.setTimeout(() => abort.abort(new Error('aborted')), 10 * chance())
         const hold = new Hold()
+        // As Kysely does it: whoever goes away may have his statement cancelled, or his session killed.
+        const goes = (): void => {
+          const how = chance()
+          abort!.abort(new Error('aborted'))
+          if (how < 0.6) void (how < 0.3 ? engine.cancel(hold) : engine.kill(hold))
+        }
+        if (abort !== null) clock.setTimeout(goes, 10 * chance())
         try {
           await ask(hold, sql, n, abort?.signal)
           if (write) done.push(n)
+        } catch (error) {
+          if ((error as { code?: string }).code === '57014' && !abort?.signal.aborted) wrong.push({ n, error })
+          throw error
         } finally {
           hold.end()
         }
