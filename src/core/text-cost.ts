@@ -20,6 +20,8 @@ const LOCK_TIMEOUT_FORGOTTEN_MS = 60_000
 /** What one text has cost one server so far. */
 export class TextCost {
   readonly facts: Facts
+  /** A read that calls nothing and locks nothing: it makes no difference which transaction it stands in. */
+  readonly pure: boolean
   /** Mean server time, exponentially weighted, milliseconds. */
   ms = 0
   samples = 0
@@ -28,6 +30,7 @@ export class TextCost {
 
   constructor(facts: Facts) {
     this.facts = facts
+    this.pure = facts.retrySafe && !facts.writes && !facts.lockWaiter && facts.functions.length === 0
   }
 
   observe(serverMs: number): void {

@@ -83,10 +83,11 @@ export interface Session {
   send(statement: Statement): Promise<Rows>
   /** The same for somebody who needs no promise: `asker` hears of it within the read that brought the answer. */
   /**
-   * `gathers`: others are under way elsewhere, and answers that lie in the sockets will bring more statements before the
-   * event loop has come round: all of them leave in one write then, not each at the end of what runs now.
+   * `gathers` above 0: others are under way, and answers that lie in the sockets will bring more statements before the
+   * event loop has come round: all of them leave in one write then, not each at the end of what runs now. Above 1: up
+   * to so many such statements, pure reads all of them, may stand under one Sync; one that fails takes nobody along.
    */
-  ask(statement: Statement, asker: Asker, gathers?: boolean): void
+  ask(statement: Statement, asker: Asker, gathers?: number): void
   /**
    * All in one write and under one Sync: of what stands behind a failed one nothing is executed, and it rejects with
    * NotExecutedError; what stood before it resolves all the same, although outside a transaction the server takes it

@@ -363,16 +363,18 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
 
   #resendStuck(): void {
     this.now = this.#host.clock.now()
-    let behind = false
+    let crowded = false
     this.#stuck = false
     for (const lane of this.lanes) {
       if (lane.passages.length < 2) continue
-      behind = true
+      crowded = true
       if (!lane.isOverdue(this.now, this.roundTrip.ms, this.unreadMs, STUCK_MS)) continue
-      if (!lane.passages.slice(1).every((passage) => this.#resend(passage))) this.#stuck = true
+      // What hangs is the head, unless its answer waits for others under the same Sync.
+      const behind = lane.passages.slice(lane.passages[0]!.shares ? 0 : 1)
+      if (!behind.every((passage) => this.#resend(passage))) this.#stuck = true
     }
     if (this.#stuck) this.#host.grow()
-    if (behind && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
+    if (crowded && this.#stuckTimer === null && !this.#stopped) this.#watchStuck()
   }
 
   /** Sends a read once more, on another lane; false when there is none. */

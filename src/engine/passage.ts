@@ -4,6 +4,7 @@
 
 import type { Permit } from '../core/breaker.ts'
 import { Lane } from '../core/lane.ts'
+import { readsPerSync } from '../core/sharing.ts'
 import type { Passage as Placed } from '../core/lane.ts'
 import type { Closes, TextCost } from '../core/text-cost.ts'
 import type { Asker, Rows, Session, Statement } from '../core/types.ts'
@@ -55,6 +56,8 @@ export class LanePassage implements Placed, Seat, Asker {
   /** The same statement on another lane, or the one that this repeats. */
   twin: LanePassage | null = null
   statement: Statement | null = null
+  /** It may be answered no earlier than others that stand under the same Sync. */
+  shares = false
   readonly #giver: PlaceGiver
   #resolve: ((rows: Rows) => void) | null = null
   #reject: ((error: Error) => void) | null = null
@@ -157,7 +160,9 @@ export class LanePassage implements Placed, Seat, Asker {
 
   #ask(statement: Statement): void {
     this.#asking = true
-    this.session.ask(statement, this, this.#giver.riding > 1)
+    const gathers = readsPerSync(this.cost, this.#giver.riding)
+    this.shares = gathers > 1
+    this.session.ask(statement, this, gathers)
     this.#asking = false
   }
 

@@ -177,7 +177,7 @@ export class StatementExchange extends ResultExchange {
   }
 
   /** Everything but the Sync. */
-  protected encodeSteps(out: Encoder, prepared: Prepared | undefined, by: object): void {
+  encodeSteps(out: Encoder, prepared: Prepared | undefined, by: object): void {
     const own = prepared === undefined ? '' : prepared.name
     const known = prepared !== undefined && (prepared.state === 'held' || prepared.askedBy === by)
     this.prepared = prepared
@@ -238,6 +238,12 @@ export class StatementExchange extends ResultExchange {
     } else {
       this.reject(failure)
     }
+  }
+
+  /** One before it under the same Sync failed, so it was not executed: it is sent once more. */
+  passedOver(): void {
+    this.restart()
+    this.wire.again(this)
   }
 
   /** What its end says of its name. */

@@ -85,7 +85,7 @@ export class GroupExchange extends Exchange {
     const cause = this.#failure
     for (const [i, member] of this.#members.entries()) {
       if (cause === null || i <= this.#at) member.ready()
-      else member.passedOver(cause)
+      else member.neverRan(cause)
     }
   }
 
@@ -93,7 +93,7 @@ export class GroupExchange extends Exchange {
     const cause = this.#failure
     for (const [i, member] of this.#members.entries()) {
       // The server said which one failed: what stood behind that was never executed.
-      if (cause !== null && i > this.#at) member.passedOver(cause)
+      if (cause !== null && i > this.#at) member.neverRan(cause)
       else member.fail(reason)
     }
   }
@@ -118,7 +118,7 @@ export class GroupMember extends StatementExchange {
   }
 
   /** One before it has failed. */
-  passedOver(cause: Error): void {
+  neverRan(cause: Error): void {
     if (this.parses && this.prepared !== undefined) this.wire.prepared.gone(this.prepared)
     const message = 'The statement was not executed, because one before it, sent together with it, failed.'
     this.reject(new NotExecutedError(this.wire.node, message, 'execute', cause))

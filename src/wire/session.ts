@@ -19,6 +19,7 @@ import { GroupExchange, GroupMember } from './group.ts'
 import type { PgClient } from './pg-client.ts'
 import { SteppedPortal } from './portal.ts'
 import type { Chunk, PortalSteps } from './portal.ts'
+import { SharedExchange } from './shared.ts'
 import { PreparedStatements } from './prepared.ts'
 import type { Prepared } from './prepared.ts'
 import { connectionLost, notSent, serialize } from './values.ts'
@@ -51,6 +52,8 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   /** An answer has come with the bytes that are being read. */
   #answered = false
   #flushing = false
+  /** Reads of this write that get one Sync together. */
+  #sharing: SharedExchange | null = null
   /** What is being asked leaves when the event loop has come round. */
   #gathers = false
   /** The socket has more than it can take, and tells when it has not. */
@@ -86,7 +89,7 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     return new Promise((resolve, reject) => this.ask(statement, { resolve, reject }))
   }
 
-  ask(statement: Statement, asker: Asker, gathers = false): void {
+  ask(statement: Statement, asker: Asker, gathers = 0): void {
     let values: readonly Value[]
     try {
       values = this.#valuesOf(statement)
@@ -94,8 +97,9 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
       asker.reject(error as Error)
       return
     }
-    this.#gathers = gathers
-    this.#enqueue(new StatementExchange(this, statement, values, asker))
+    const exchange = new StatementExchange(this, statement, values, asker)
+    this.#gathers = gathers > 0
+    if (gathers < 2 || !this.#share(exchange, gathers)) this.#enqueue(exchange)
     this.#gathers = false
   }
 
@@ -160,13 +164,14 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     if (this.#first === null) return true
     if (this.#blocked || !facts.retrySafe) return false
     for (let one: Exchange | null = this.#first; one !== null; one = one.next) {
+      if (one instanceof SharedExchange) continue
       if (one.statement === undefined || !standsAlone(one.statement)) return false
     }
     return true
   }
 
   again(exchange: Exchange): void {
-    this.#begin(exchange)
+    this.#enqueue(exchange)
   }
 
   // What the server says.
@@ -299,10 +304,51 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     }
   }
 
-  #begin(exchange: Exchange): void {
+  /** Puts a read under the Sync of those that leave in the same write, `most` of them; false when it cannot stand there. */
+  #share(exchange: StatementExchange, most: number): boolean {
+    const { name } = exchange.statement
+    if (name === undefined || this.lost !== null || this.closing || this.#holding > 0 || this.#blocked) return false
+    const prepared = this.prepared.use(name, exchange)
+    // Whatever has yet to be parsed, or to make room, does so under a Sync of its own.
+    if (prepared === undefined || prepared.state !== 'held') return false
+    if (this.#sharing === null) {
+      this.#sharing = new SharedExchange(this)
+      this.#join(this.#sharing)
+    }
+    const sharing = this.#sharing
+    const before = this.#encoder.length
+    try {
+      sharing.add(exchange, prepared, this.#encoder)
+    } catch (cause) {
+      this.destroy(connectionLost(this.options.node, cause))
+      return true
+    }
+    const bytes = this.#encoder.length - before
+    sharing.bytes += bytes
+    this.#bytes += bytes
+    this.#inLine++
+    this.#unflushed++
+    if (sharing.size >= most) this.#endSharing()
+    this.#flushLater()
+    return true
+  }
+
+  /** The Sync of those that share one. */
+  #endSharing(): void {
+    if (this.#sharing === null) return
+    this.#encoder.sync()
+    this.#sharing = null
+  }
+
+  #join(exchange: Exchange): void {
     if (this.#last === null) this.#first = exchange
     else this.#last.next = exchange
     this.#last = exchange
+  }
+
+  #begin(exchange: Exchange): void {
+    this.#endSharing()
+    this.#join(exchange)
     this.#inLine += exchange.size
     this.#unflushed += exchange.size
     const before = this.#encoder.length
@@ -315,6 +361,10 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
     }
     exchange.bytes = this.#encoder.length - before
     this.#bytes += exchange.bytes
+    this.#flushLater()
+  }
+
+  #flushLater(): void {
     if (this.#flushing) return
     this.#flushing = true
     if (this.#gathers) this.options.clock.nextTurn(this.#flushSoon)
@@ -347,6 +397,7 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
       })
       return
     }
+    this.#endSharing()
     this.#unflushed = 0
     stream.write(this.#encoder.take())
   }
