@@ -1,7 +1,7 @@
 // A Session that speaks the protocol itself, on the socket that pg has connected and authenticated. Several
-// statements may be under way at once, each with a Sync of its own, or small reads
-// with one together; what is sent in one turn of the event loop
-// leaves as one write. Answers come in the order of the questions and settle at ReadyForQuery.
+// statements may be under way at once, each with a Sync of its own, or small reads with one together; what is sent in
+// one turn of the event loop leaves as one write. Answers come in the order of the questions and settle at
+// ReadyForQuery.
 
 import type { DatabaseError } from 'pg'
 import { NotExecutedError, SmartPgError } from '../core/errors.ts'
