@@ -21,6 +21,7 @@ import type { PgClient } from './pg-client.ts'
 import { SteppedPortal } from './portal.ts'
 import type { Chunk, PortalSteps } from './portal.ts'
 import { SharedExchange } from './shared.ts'
+import { faster } from './timestamps.ts'
 import { PreparedStatements } from './prepared.ts'
 import type { Prepared } from './prepared.ts'
 import { connectionLost, notSent, serialize } from './values.ts'
@@ -137,7 +138,7 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   parsersFor({ oids, formats, parsers }: Description): readonly Parser[] {
     const { client } = this
     for (let i = 0; i < oids.length; i++) {
-      parsers[i] = client.getTypeParser(oids[i] as never, formats[i]) as Parser
+      parsers[i] = faster(client.getTypeParser(oids[i] as never, formats[i]) as Parser)
     }
     return parsers
   }
