@@ -64,6 +64,25 @@ function regressionsOf(dialect: SmartPgDialect): Events['plan-regression'][] {
   return told
 }
 
+/**
+ * A dialect whose first runs of the text nothing has disturbed. What is known of a text rests on four runs at first, and
+ * where one of them was held up by the machine for milliseconds, a plan that takes as long is no reason to say anything.
+ */
+async function withQuietBeginning() {
+  for (let tries = 1; ; tries++) {
+    const opened = open<Tables>({ primary: database.url, pool: onlyOne })
+    let slowest = 0
+    for (let run = 0; run < 6; run++) {
+      const began = performance.now()
+      await opened.db.executeQuery(firstOfKind(1 + run))
+      // Connecting, parsing and cold caches are not counted by the watch either.
+      if (run > 1) slowest = Math.max(slowest, performance.now() - began)
+    }
+    if (slowest < 0.5 || tries === 50) return opened
+    await opened.db.destroy()
+  }
+}
+
 /** How many rows the server read by the primary key of the skewed table so far. */
 async function readByKey(): Promise<number> {
   const [row] = await ask<{ n: number }>(
@@ -84,7 +103,7 @@ describe('a text whose plan for all parameters is a disaster on skewed data', ()
       )) as [{ version: number }]
       if (version < 150_000)
         context.skip('pg_prepared_statements counts plans since PostgreSQL 14, and statistics can be flushed since 15')
-      const { db, dialect } = open<Tables>({ primary: database.url, pool: onlyOne })
+      const { db, dialect } = await withQuietBeginning()
       const told = regressionsOf(dialect)
       let runs = 0
       for (; runs < 500 && told.length === 0; runs++) {
