@@ -1,99 +1,40 @@
 // Several statements sent as one: a single Sync stands behind the last of them, so that the server passes over
 // everything behind the first that fails. Their answers come one after the other, and all settle together.
 
-import type { DatabaseError } from 'pg'
 import { NotExecutedError } from '../core/errors.ts'
-import { Exchange, StatementExchange, closeLeaving } from './answer.ts'
-import type { Wire } from './answer.ts'
-import { ProtocolFault } from './decode.ts'
-import type { Description, Tag } from './decode.ts'
+import { StatementExchange, closeLeaving } from './answer.ts'
 import type { Encoder } from './encode.ts'
+import { SeveralExchange } from './several.ts'
 
-export class GroupExchange extends Exchange {
-  readonly #members: readonly GroupMember[]
-  /** The one whose answer comes; behind the last when all have been answered. */
-  #at = 0
-  #failure: Error | null = null
-
-  constructor(wire: Wire, members: readonly GroupMember[]) {
-    super(wire, undefined)
-    this.#members = members
-    this.size = members.length
-  }
-
+export class GroupExchange extends SeveralExchange<GroupMember> {
   override encode(out: Encoder): void {
     // What has to leave for one of these is closed with the next statement: in here it could be passed over.
     closeLeaving(this.wire, out)
-    for (const member of this.#members) member.encodeIn(this, out)
+    for (const member of this.members) member.encodeIn(this, out)
     out.sync()
   }
 
   override get weight(): number {
-    return this.#members.reduce((sum, { weight }) => sum + weight, 0)
-  }
-
-  /** Whose answer this is. */
-  #current(): GroupMember {
-    const member = this.#members[this.#at]
-    if (member === undefined || this.#failure !== null) throw new ProtocolFault('an answer to nothing')
-    return member
+    return this.members.reduce((sum, { weight }) => sum + weight, 0)
   }
 
   override parseComplete(): void {
-    this.#current().parseComplete()
-  }
-
-  override description(description: Description | null): void {
-    this.#current().description(description)
-  }
-
-  override row(bytes: Buffer, from: number, to: number): void {
-    this.#current().row(bytes, from, to)
-  }
-
-  override complete(tag: Tag): void {
-    this.#current().complete(tag)
-    this.#at++
-  }
-
-  override emptyQuery(): void {
-    this.#current()
-    this.#at++
-  }
-
-  override portalSuspended(): void {
-    throw new ProtocolFault('a portal that stops although nobody asked it to')
-  }
-
-  override refuseCopy(): void {
-    throw new ProtocolFault('a COPY that nobody asked for')
-  }
-
-  override error(error: DatabaseError): void {
-    if (this.#failure !== null) return
-    this.#failure = error
-    // What fails when all have been answered is what the server does at the end: it is the last one's.
-    this.#at = Math.min(this.#at, this.#members.length - 1)
-    this.#members[this.#at]!.error(error)
-  }
-
-  override mustBeAnswered(): void {
-    if (this.#failure === null && this.#at < this.#members.length) throw new ProtocolFault('an end before the answers')
+    this.current().parseComplete()
   }
 
   override ready(): void {
-    const cause = this.#failure
-    for (const [i, member] of this.#members.entries()) {
-      if (cause === null || i <= this.#at) member.ready()
+    const cause = this.failure
+    for (const [i, member] of this.members.entries()) {
+      if (cause === null || i <= this.at) member.ready()
       else member.neverRan(cause)
     }
   }
 
   override fail(reason: Error): void {
-    const cause = this.#failure
-    for (const [i, member] of this.#members.entries()) {
+    const cause = this.failure
+    for (const [i, member] of this.members.entries()) {
       // The server said which one failed: what stood behind that was never executed.
-      if (cause !== null && i > this.#at) member.neverRan(cause)
+      if (cause !== null && i > this.at) member.neverRan(cause)
       else member.fail(reason)
     }
   }
