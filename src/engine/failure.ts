@@ -1,8 +1,8 @@
 // What becomes of a statement that failed: what happened to it, whether and where it is tried once more, and what
 // its caller is told when it is not.
 
-import type { Fault } from '../core/fault.ts'
 import { NotExecutedError, OutcomeUnknownError, SmartPgError, neverRan } from '../core/errors.ts'
+import type { Fault } from '../core/fault.ts'
 import { nextStep } from '../core/retry.ts'
 import type { NextStep } from '../core/retry.ts'
 import type { Run } from './run.ts'

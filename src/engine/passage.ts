@@ -4,8 +4,8 @@
 
 import type { Permit } from '../core/breaker.ts'
 import { Lane } from '../core/lane.ts'
-import { readsPerSync } from '../core/sharing.ts'
 import type { Passage as Placed } from '../core/lane.ts'
+import { readsPerSync } from '../core/sharing.ts'
 import type { Closes, TextCost } from '../core/text-cost.ts'
 import type { Asker, Rows, Session, Statement } from '../core/types.ts'
 import type { PooledSession } from './pooled-session.ts'

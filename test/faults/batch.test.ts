@@ -4,34 +4,28 @@
 
 import { sql } from 'kysely'
 import type { Kysely } from 'kysely'
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
 import { BatchError, OutcomeUnknownError } from '../../src/index.ts'
 import type { SmartPgOptions } from '../../src/index.ts'
-import { startFaultProxy } from '../support/fault-proxy.ts'
-import type { FaultProxy } from '../support/fault-proxy.ts'
 import { createDatabase } from '../support/postgres/database.ts'
 import type { Database } from '../support/postgres/database.ts'
 import { ask } from '../support/postgres/server.ts'
 import { wire } from '../support/wire.ts'
-import { backends, failure, heldAtOnce, open, ownPidOf, pidOf, spread, Tally } from './dialects.ts'
-import type { Opened } from './dialects.ts'
+import { expectWholeBehind, openBehindProxy, still } from './behind-proxy.ts'
+import type { Behind as BehindProxy } from './behind-proxy.ts'
+import { backends, failure, ownPidOf, pidOf, spread, Tally } from './dialects.ts'
 
 interface Tables {
   written: { batch: number; n: number }
 }
 
-interface Behind extends Opened<Tables> {
-  readonly proxy: FaultProxy
-}
+type Behind = BehindProxy<Tables>
 
 /** Where several statements leave together, so does the COMMIT with them. */
 const asOne = wire === 'native'
 
 /** As the house says it, or the socket. */
 const connectionLost = /^(SMARTPG_CONNECTION_LOST|ECONNRESET|EPIPE)$/
-
-/** Nobody asks a connection whether it lives, and none is opened without need. */
-const still = { min: 0, minIdle: 0, initial: 1, max: 2, validateAfterIdle: '1h', keepalive: 0 } as const
 
 let database: Database
 beforeAll(async () => {
@@ -41,13 +35,8 @@ beforeAll(async () => {
 afterAll(() => database.drop())
 beforeEach(() => ask(database.url, 'truncate written'))
 
-const connected = async (options: Partial<SmartPgOptions> = {}): Promise<Behind> => {
-  const proxy = await startFaultProxy(database.url)
-  onTestFinished(() => proxy.close())
-  const opened = open<Tables>({ primary: proxy.url, pool: still, ...options })
-  await opened.dialect.ready()
-  return { ...opened, proxy }
-}
+const connected = (options: Partial<SmartPgOptions> = {}): Promise<Behind> =>
+  openBehindProxy<Tables>(database.url, options)
 
 const queries = (db: Kysely<Tables>, batch: number, count = 5) =>
   Array.from({ length: count }, (_, n) => db.insertInto('written').values({ batch, n }))
@@ -89,13 +78,7 @@ const toldBy = (work: Promise<unknown>): Promise<'kept' | FailedBatch> =>
     },
   )
 
-/** As many connections as before, and nothing left on the server when it is over. */
-const expectWhole = async ({ db, applicationName, proxy }: Behind): Promise<void> => {
-  expect((await heldAtOnce(db as never, still.max)).size).toBe(still.max)
-  await db.destroy()
-  await proxy.heal()
-  await expect.poll(() => backends(database.url, applicationName)).toBe(0)
-}
+const expectWhole = (opened: Behind): Promise<void> => expectWholeBehind(database.url, opened)
 
 describe('a batch whose answer is lost after the server has committed it', () => {
   test('is unknown to its caller, at COMMIT and at no query, and is there exactly once', async () => {

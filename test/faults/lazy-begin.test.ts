@@ -4,30 +4,25 @@
 
 import { sql } from 'kysely'
 import type { Kysely } from 'kysely'
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
 import { OutcomeUnknownError, isSmartPgError } from '../../src/index.ts'
 import type { SmartPgOptions } from '../../src/index.ts'
-import { startFaultProxy } from '../support/fault-proxy.ts'
-import type { FaultProxy } from '../support/fault-proxy.ts'
 import { createDatabase } from '../support/postgres/database.ts'
 import type { Database } from '../support/postgres/database.ts'
 import { ask } from '../support/postgres/server.ts'
 import { wire } from '../support/wire.ts'
-import { backends, failure, heldAtOnce, open, ownPidOf, spread } from './dialects.ts'
-import type { Opened } from './dialects.ts'
+import { expectWholeBehind, openBehindProxy } from './behind-proxy.ts'
+import type { Behind as BehindProxy } from './behind-proxy.ts'
+import { backends, failure, ownPidOf, spread } from './dialects.ts'
 
 interface Tables {
   written: { trx: number; n: number }
 }
 
-interface Behind extends Opened<Tables> {
-  readonly proxy: FaultProxy
-}
+type Behind = BehindProxy<Tables>
 
 /** Where statements cannot be sent together BEGIN is sent as ever. */
 const rides = wire === 'native'
-
-const still = { min: 0, minIdle: 0, initial: 1, max: 2, validateAfterIdle: '1h', keepalive: 0 } as const
 
 let database: Database
 beforeAll(async () => {
@@ -37,13 +32,8 @@ beforeAll(async () => {
 afterAll(() => database.drop())
 beforeEach(() => ask(database.url, 'truncate written'))
 
-const connected = async (options: Partial<SmartPgOptions> = {}): Promise<Behind> => {
-  const proxy = await startFaultProxy(database.url)
-  onTestFinished(() => proxy.close())
-  const opened = open<Tables>({ primary: proxy.url, pool: still, ...options })
-  await opened.dialect.ready()
-  return { ...opened, proxy }
-}
+const connected = (options: Partial<SmartPgOptions> = {}): Promise<Behind> =>
+  openBehindProxy<Tables>(database.url, options)
 
 const write = (db: Kysely<Tables>, trx: number, n: number): Promise<unknown> =>
   db.insertInto('written').values({ trx, n }).execute()
@@ -58,12 +48,7 @@ const cut = async ({ proxy, applicationName }: Behind): Promise<void> => {
   await expect.poll(() => backends(database.url, applicationName)).toBe(0)
 }
 
-const expectWhole = async ({ db, applicationName, proxy }: Behind): Promise<void> => {
-  expect((await heldAtOnce(db as never, still.max)).size).toBe(still.max)
-  await db.destroy()
-  await proxy.heal()
-  await expect.poll(() => backends(database.url, applicationName)).toBe(0)
-}
+const expectWhole = (opened: Behind): Promise<void> => expectWholeBehind(database.url, opened)
 
 describe('when the connection is gone before the first statement', () => {
   test.for(['a write', 'a read', 'several statements', 'a savepoint', 'a stream', 'a batch'])(
