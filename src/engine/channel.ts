@@ -16,7 +16,7 @@ export type NotificationListener = (payload: string, source: NotificationSource)
 /** A time in which notifications may have been missed, milliseconds on the wall clock of this process. */
 export interface Gap {
   readonly channel: string
-  /** When the server was last heard. */
+  /** What was notified before has been heard: the last question that the server answered was asked then. */
   readonly since: number
   /** What is sent from here on is heard again. */
   readonly until: number
@@ -99,7 +99,7 @@ export class Channel {
     for (const waiter of this.#waiting) waiter.resolve()
   }
 
-  /** The connection is gone; its server was last heard at `since`. */
+  /** The connection is gone; whatever was notified before `since` has been heard. */
   lost(since: number): void {
     if (this.everHeard) this.#missingSince ??= since
   }

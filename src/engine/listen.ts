@@ -46,6 +46,8 @@ export class Notifications {
   #session: Session | null = null
   /** When its server was last known to serve it. */
   #heardAt = 0
+  /** When the last question was asked that has been answered: whatever was notified before has been heard. */
+  #surelyHeardAt = 0
   /** From the first listener until the last connection is gone. */
   #keeper: Promise<void> | null = null
   #connecting = new AbortController()
@@ -171,7 +173,7 @@ export class Notifications {
     const openedAt = clock.now()
     const gone = new Promise<Error>((resolve) => session.onLost(resolve))
     this.#session = session
-    this.#heardAt = openedAt
+    this.#heardAt = this.#surelyHeardAt = openedAt
     session.onNotification((name, payload, processId) => this.#notified(name, payload, processId))
     if (this.#channels.size === 0) void this.#letGo()
     for (const channel of this.#channels.values()) void this.#listenOn(session, channel)
@@ -181,7 +183,7 @@ export class Notifications {
     const reason = await gone
     clock.clearTimeout(this.#lookTimer)
     if (this.#session === session) this.#session = null
-    for (const channel of this.#channels.values()) channel.lost(this.#heardAt)
+    for (const channel of this.#channels.values()) channel.lost(this.#surelyHeardAt)
     if (clock.now() - openedAt >= STEADY_MS) this.#failures = 0
     throw reason
   }
@@ -205,9 +207,11 @@ export class Notifications {
     const statement: Statement = { sql, parameters: [], facts: READ_FACTS }
     const { clock } = this.#ports
     const late = new Error(`no answer within ${ANSWER_MS} ms`)
+    const askedAt = clock.now()
     try {
       const answer = await within(clock, ANSWER_MS, session.send(statement), () => late)
       this.#heardAt = clock.now()
+      this.#surelyHeardAt = askedAt
       return answer
     } catch (error) {
       if (error === late) session.destroy(late)
