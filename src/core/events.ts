@@ -68,7 +68,7 @@ export interface PlanRegressionEvent {
 export interface GapEvent {
   readonly node: string
   readonly channel: string
-  /** Milliseconds on the wall clock: when the server was last heard, and from when on it is heard again. */
+  /** Milliseconds on the wall clock: what was notified before `since` has been heard, and what is from `until` on. */
   readonly since: number
   readonly until: number
 }
