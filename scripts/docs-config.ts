@@ -58,9 +58,10 @@ function leavesOf(patch: object, parent = ''): [string, unknown][] {
 function breakerTable(): string {
   const rows = (Object.keys(breakerPresets) as (keyof typeof breakerPresets)[]).map((name) => {
     const { breaker } = resolveConfig({ primary: 'postgres://db/app', breaker: name })
-    return [`\`'${name}'\``, `${breaker!.failureThreshold}`, `${breaker!.recoveryMaxMs / 1000} s`]
+    const { failureThreshold, errorRate, recoveryMaxMs } = breaker!
+    return [`\`'${name}'\``, `${failureThreshold}`, `${errorRate}`, `${recoveryMaxMs / 1000} s`]
   })
-  return table(['Preset', '`failureThreshold`', '`recoveryTimeout.max`'], rows)
+  return table(['Preset', '`failureThreshold`', '`errorRate`', '`recoveryTimeout.max`'], rows)
 }
 
 const code = (value: unknown) => `\`${typeof value === 'string' ? `'${value}'` : String(value)}\``

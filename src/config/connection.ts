@@ -4,6 +4,7 @@
 
 import { ConfigError } from '../core/errors.ts'
 import type { ConfigFault } from '../core/errors.ts'
+import { planTls, splitTlsWords } from '../core/tls.ts'
 import { kindOf, pathOf, shown } from './describe.ts'
 import { nearestName } from './nearest.ts'
 import type { ConnectionConfig, ConnectionTarget, NodeConfig, SslOptions } from './options.ts'
@@ -61,8 +62,12 @@ function checkTarget(value: unknown, path: string, faults: ConfigFault[]): Conne
   return undefined
 }
 
-function checkUrl(text: string, path: string, faults: ConfigFault[]): string | undefined {
-  if (readUrl(text) !== null) return text
+function checkUrl(text: string, path: string, faults: ConfigFault[], ssl?: SslOptions): string | undefined {
+  if (readUrl(text) !== null) {
+    const before = faults.length
+    planTls({ words: splitTlsWords(text).words, own: ssl }, path, faults)
+    return faults.length > before ? undefined : text
+  }
   const ours = urlForm.test(text)
   faults.push({ path, received: ours ? 'a URL that cannot be read' : notOurs(text), expected: ours ? readable : forms })
   return undefined
@@ -137,7 +142,14 @@ function coordinates(
   for (const [key, value] of entries) {
     const at = pathOf(path, key)
     if (!coordinateNames.includes(key)) faults.push(unknownKey(at, path, key, value, alsoKnown))
-    else if (value !== undefined) kept.push([key, checkCoordinate(key, value, at, faults)])
+    else if (value !== undefined && key !== 'connectionString') {
+      kept.push([key, checkCoordinate(key, value, at, faults)])
+    }
+  }
+  const url = entries.find(([key]) => key === 'connectionString')?.[1]
+  if (url !== undefined) {
+    const ssl = kept.find(([key]) => key === 'ssl')?.[1] as SslOptions | undefined
+    kept.push(['connectionString', checkConnectionString(url, pathOf(path, 'connectionString'), faults, ssl)])
   }
   checkOverruled(
     kept.map(([key]) => key),
@@ -165,23 +177,30 @@ function unknownKey(at: string, path: string, key: string, value: unknown, alsoK
   return nearest === undefined ? fault : { ...fault, nearest: pathOf(path, nearest) }
 }
 
+/** What it says about TLS must fit with the `ssl` beside it. */
+function checkConnectionString(
+  value: unknown,
+  path: string,
+  faults: ConfigFault[],
+  ssl: SslOptions | undefined,
+): string | undefined {
+  if (typeof value === 'string') return checkUrl(value, path, faults, ssl)
+  faults.push({ path, received: kindOf(value), expected: 'a postgres:// or postgresql:// URL' })
+  return undefined
+}
+
 function checkCoordinate(key: string, value: unknown, path: string, faults: ConfigFault[]): unknown {
   if (key === 'ssl') return checkSsl(value, path, faults)
-  if (key === 'connectionString') {
-    if (typeof value === 'string') return checkUrl(value, path, faults)
-    faults.push({ path, received: kindOf(value), expected: 'a postgres:// or postgresql:// URL' })
-    return undefined
-  }
   const [accepts, expected] = coordinateRules[key as keyof typeof coordinateRules]
   // Only a port may be shown: a number may be a password, too.
   if (!accepts(value)) faults.push({ path, received: key === 'port' ? shown(value) : kindOf(value), expected })
   return value
 }
 
-/** A copy, so that a later change of the user's object is not half obeyed; not frozen, because pg marks `key` in it. */
+/** A copy, so that a later change of the user's object is not half obeyed. */
 export function checkSsl(value: unknown, path: string, faults: ConfigFault[]): SslOptions | undefined {
   if (typeof value === 'boolean') return value
-  if (isObject(value)) return Object.fromEntries(safeEntries(value, path, faults))
+  if (isObject(value)) return Object.freeze(Object.fromEntries(safeEntries(value, path, faults)))
   faults.push({ path, received: kindOf(value), expected: 'true, false or an object of TLS options' })
   return undefined
 }

@@ -100,6 +100,8 @@ export interface StatementOptions {
 export interface TransactionOptions {
   /** BEGIN leaves together with the first statement; false: it is sent, and answered, by itself. Default true. */
   lazyBegin?: boolean
+  /** A COMMIT whose answer is lost is asked for on another connection that stood before; needs the native wire. Default false. */
+  resolveCommit?: boolean
 }
 
 export interface RoutingOptions {
@@ -116,12 +118,27 @@ export interface RoutingOptions {
 }
 
 export interface BreakerOptions {
-  /** Consecutive faults of the server that open it. Default 5. */
+  /**
+   * Consecutive faults of the server that open it; connections that are lost or cannot be had within
+   * `recoveryTimeout.min` of each other are one. Default 5.
+   */
   failureThreshold?: number
+  /** Share of the calls in `window` that fails, 0 to 1, which opens it. Default 0.5. */
+  errorRate?: number
+  /** What the rates look back at. Default 10 s. */
+  window?: Duration
+  /** Calls in `window` below which no rate opens it. Default 20. */
+  minimumCalls?: number
+  /** A call that takes this long is slow. Default 0: only those that run into `queryTimeout` are. */
+  slowCall?: Duration
+  /** Share of the calls in `window` that is slow, 0 to 1, which opens it. Default 0.8. */
+  slowCallRate?: number
   /** How long it stays open; doubles with each failed trial. Default `{ min: '1s', max: '60s' }`. */
   recoveryTimeout?: { min?: Duration; max?: Duration }
   /** Trial calls let through when it is half open; as many successes close it. Default 3. */
   halfOpenMaxCalls?: number
+  /** It changes its state, counts and tells, and refuses nobody. Default false. */
+  metricsOnly?: boolean
 }
 export type BreakerPreset = 'conservative' | 'balanced' | 'tolerant'
 
@@ -132,6 +149,8 @@ export interface RetryOptions {
   base?: Duration
   /** Longest backoff. Default 2 s. */
   max?: Duration
+  /** Most retries, as a share of the requests of the last ten seconds; ten a second always may. Default 0.2. */
+  budget?: number
 }
 
 export interface FailoverOptions {
@@ -171,6 +190,11 @@ export interface SmartPgOptions {
   wire?: 'native' | 'pg'
   /** TLS for every node that says nothing of its own. */
   ssl?: SslOptions
+  /**
+   * Sends the password to servers that ask for it in the clear, or as MD5 hash, without TLS over a network. Default
+   * false: such a connect fails, and nothing was sent.
+   */
+  allowInsecureAuth?: boolean
   /** Type parsers for this dialect alone. Default: pg's global ones. */
   types?: TypeParsers
   /** Default `kysely-smart-pg:<name>`. */
@@ -222,9 +246,15 @@ export interface NodePoolConfig {
 
 export interface BreakerConfig {
   readonly failureThreshold: number
+  readonly errorRate: number
+  readonly windowMs: number
+  readonly minimumCalls: number
+  readonly slowCallMs: number
+  readonly slowCallRate: number
   readonly recoveryMinMs: number
   readonly recoveryMaxMs: number
   readonly halfOpenMaxCalls: number
+  readonly metricsOnly: boolean
 }
 
 /** Everything resolved: frozen, complete, in milliseconds and bytes. */
@@ -235,6 +265,7 @@ export interface Config {
   readonly primary: NodeConfig
   readonly replicas: readonly NodeConfig[]
   readonly ssl: SslOptions | undefined
+  readonly allowInsecureAuth: boolean
   readonly types: TypeParsers | undefined
   readonly applicationName: string
   readonly session: {
@@ -247,7 +278,7 @@ export interface Config {
     /** The RegExps are copies, without state and frozen. */
     readonly never: readonly (string | RegExp)[]
   }
-  readonly transactions: { readonly lazyBegin: boolean }
+  readonly transactions: { readonly lazyBegin: boolean; readonly resolveCommit: boolean }
   readonly onCreateConnection: SmartPgOptions['onCreateConnection'] | undefined
   readonly onReserveConnection: SmartPgOptions['onReserveConnection'] | undefined
   readonly routing: {
@@ -261,7 +292,12 @@ export interface Config {
   readonly probeIntervalMs: number
   /** null: no breaker. */
   readonly breaker: BreakerConfig | null
-  readonly retry: { readonly attempts: number; readonly baseMs: number; readonly maxMs: number }
+  readonly retry: {
+    readonly attempts: number
+    readonly baseMs: number
+    readonly maxMs: number
+    readonly budget: number
+  }
   readonly queryTimeoutMs: number
   readonly metrics: { readonly registry: Registry | undefined } | null
   readonly logger: Logger | undefined

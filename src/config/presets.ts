@@ -21,7 +21,7 @@ export const presets: { readonly [P in Preset]: Patch } = {
 }
 
 export const breakerPresets: { readonly [P in BreakerPreset]: BreakerOptions } = {
-  conservative: { failureThreshold: 3, recoveryTimeout: { max: '120s' } },
-  balanced: { failureThreshold: 5, recoveryTimeout: { max: '60s' } },
-  tolerant: { failureThreshold: 10, recoveryTimeout: { max: '30s' } },
+  conservative: { failureThreshold: 3, errorRate: 0.1, recoveryTimeout: { max: '120s' } },
+  balanced: { failureThreshold: 5, errorRate: 0.5, recoveryTimeout: { max: '60s' } },
+  tolerant: { failureThreshold: 10, errorRate: 0.7, recoveryTimeout: { max: '30s' } },
 }

@@ -147,8 +147,10 @@ function checkOrder(layers: Layers, nodes: readonly string[], faults: ConfigFaul
 
 /** pg's own Client waits for each answer, so that nothing can ride behind a write. */
 function checkWire(layers: Layers, faults: ConfigFault[]): void {
-  if (valueOf(layers, 'wire') !== 'pg' || !valueOf(layers, 'pool.pipelineWrites')) return
-  faults.push({ path: 'pool.pipelineWrites', received: 'true', expected: "false, or `wire: 'native'`" })
+  if (valueOf(layers, 'wire') !== 'pg') return
+  for (const path of ['pool.pipelineWrites', 'transactions.resolveCommit'] as const) {
+    if (valueOf(layers, path)) faults.push({ path, received: 'true', expected: "false, or `wire: 'native'`" })
+  }
 }
 
 function configOf(layers: Layers, primary: Source, replicas: readonly NamedSource[]): Config {
@@ -166,6 +168,7 @@ function configOf(layers: Layers, primary: Source, replicas: readonly NamedSourc
     get ssl() {
       return concealed(ssl)
     },
+    allowInsecureAuth: value('allowInsecureAuth'),
     types: value('types'),
     applicationName: value('applicationName') ?? cutToLabel(`kysely-smart-pg:${name}`),
     session: Object.freeze({
@@ -177,7 +180,10 @@ function configOf(layers: Layers, primary: Source, replicas: readonly NamedSourc
       cacheSize: value('statements.cacheSize'),
       never: value('statements.never') ?? Object.freeze([]),
     }),
-    transactions: Object.freeze({ lazyBegin: value('transactions.lazyBegin') }),
+    transactions: Object.freeze({
+      lazyBegin: value('transactions.lazyBegin'),
+      resolveCommit: value('transactions.resolveCommit'),
+    }),
     onCreateConnection: value('onCreateConnection'),
     onReserveConnection: value('onReserveConnection'),
     routing: Object.freeze({
@@ -194,6 +200,7 @@ function configOf(layers: Layers, primary: Source, replicas: readonly NamedSourc
       attempts: value('retry.attempts'),
       baseMs: Math.min(value('retry.base'), value('retry.max')),
       maxMs: value('retry.max'),
+      budget: value('retry.budget'),
     }),
     queryTimeoutMs: value('queryTimeout'),
     metrics: value('metrics') === false ? null : Object.freeze({ registry: value('metrics.registry') }),
@@ -228,9 +235,15 @@ function breakerOf(layers: Layers): BreakerConfig | null {
   const recoveryMaxMs = valueOf(layers, 'breaker.recoveryTimeout.max')
   return Object.freeze({
     failureThreshold: valueOf(layers, 'breaker.failureThreshold'),
+    errorRate: valueOf(layers, 'breaker.errorRate'),
+    windowMs: valueOf(layers, 'breaker.window'),
+    minimumCalls: valueOf(layers, 'breaker.minimumCalls'),
+    slowCallMs: valueOf(layers, 'breaker.slowCall'),
+    slowCallRate: valueOf(layers, 'breaker.slowCallRate'),
     recoveryMinMs: Math.min(valueOf(layers, 'breaker.recoveryTimeout.min'), recoveryMaxMs),
     recoveryMaxMs,
     halfOpenMaxCalls: valueOf(layers, 'breaker.halfOpenMaxCalls'),
+    metricsOnly: valueOf(layers, 'breaker.metricsOnly'),
   })
 }
 

@@ -33,6 +33,8 @@ export interface Kinds {
   duration: number
   integer: number
   bytes: number
+  /** Parts of one. */
+  share: number
   boolean: boolean
   choice: string | boolean
   name: string
@@ -81,7 +83,8 @@ export const rules = {
   replicas: { kind: 'replicas', default: null, derived: 'none', reloadable: true, doc: 'Where reads may go; an object may add `name`, or `connect` instead of coordinates.' },
   preset: { kind: 'choice', default: 'production', choices: ['development', 'staging', 'production', 'serverless'], reloadable: false, doc: 'A set of defaults; own options win.' },
   wire: { kind: 'choice', default: 'native', choices: ['native', 'pg'], reloadable: false, doc: "How statements travel: `native` speaks the protocol itself on the socket that pg has authenticated; `pg` sends each through pg's own Client.query, one at a time, for tools that patch it." },
-  ssl: { kind: 'ssl', default: null, derived: 'as pg does', reloadable: false, doc: 'TLS for every node that says nothing of its own: false, true (verified), or options of node:tls.' },
+  ssl: { kind: 'ssl', default: null, derived: 'as pg does: none, with a warning', reloadable: false, doc: 'TLS for every node that says nothing of its own: false, true (verified), or options of node:tls.' },
+  allowInsecureAuth: { kind: 'boolean', default: false, reloadable: false, doc: 'Sends the password to servers that ask for it in the clear, or as MD5 hash, without TLS over a network; false: such a connect fails, and nothing was sent.' },
   types: { kind: 'parsers', default: null, derived: "pg's own", reloadable: false, doc: 'Type parsers for this dialect alone.' },
   applicationName: { kind: 'name', default: null, derived: '`kysely-smart-pg:` and the name, cut to 63 bytes', max: 63, reloadable: false, doc: 'What `pg_stat_activity` shows.' },
   'pool.min': { kind: 'integer', default: 1, min: 0, max: mostConnections, atMost: 'pool.max', perNode: true, reloadable: true, doc: 'Connections kept open per node.' },
@@ -104,6 +107,7 @@ export const rules = {
   'statements.cacheSize': { kind: 'integer', default: 1000, min: 1, max: 100_000, reloadable: true, doc: 'Named statements kept per connection.' },
   'statements.never': { kind: 'texts', default: null, derived: 'none', reloadable: true, doc: 'Statements that are never named.' },
   'transactions.lazyBegin': { kind: 'boolean', default: true, reloadable: true, doc: 'BEGIN leaves together with the first statement; false: it is sent, and answered, by itself.' },
+  'transactions.resolveCommit': { kind: 'boolean', default: false, reloadable: true, doc: "A COMMIT whose answer is lost is asked for on another connection that stood before, where that can be known for certain; for direct connections, and not with `wire: 'pg'`." },
   onCreateConnection: { kind: 'hook', default: null, derived: 'none', reloadable: false, doc: 'Called once for each physical connection.' },
   onReserveConnection: { kind: 'hook', default: null, derived: 'none', reloadable: false, doc: 'Called and awaited before the first statement of every lease.' },
   'routing.readWriteSplit': { kind: 'boolean', default: null, derived: 'true when there are replicas', reloadable: true, doc: 'Reads may go to replicas; false: all to the primary.' },
@@ -114,13 +118,20 @@ export const rules = {
   'routing.readOnlyTransactions': { kind: 'boolean', default: true, reloadable: true, doc: 'A transaction with access mode `read only` may run on a replica.' },
   'failover.probeInterval': { kind: 'duration', default: '1s', min: 10, max: longestMs, reloadable: true, doc: 'How often nodes are asked for role and lag while there is traffic.' },
   breaker: { kind: 'choice', default: null, derived: 'on, as below', choices: ['conservative', 'balanced', 'tolerant', false], section: true, reloadable: true, doc: 'The circuit breaker of each node: a preset, false for none, or the options below.' },
-  'breaker.failureThreshold': { kind: 'integer', default: 5, min: 1, max: 10_000, reloadable: true, doc: 'Consecutive faults of the server that open it.' },
+  'breaker.failureThreshold': { kind: 'integer', default: 5, min: 1, max: 10_000, reloadable: true, doc: 'Consecutive faults of the server that open it; connections that are lost or cannot be had within `recoveryTimeout.min` of each other are one.' },
+  'breaker.errorRate': { kind: 'share', default: 0.5, min: 0.01, max: 1, reloadable: true, doc: 'Share of the calls in `window` that fails, which opens it.' },
+  'breaker.window': { kind: 'duration', default: '10s', min: 100, max: longestMs, reloadable: true, doc: 'What the rates look back at.' },
+  'breaker.minimumCalls': { kind: 'integer', default: 20, min: 1, max: 1_000_000, reloadable: true, doc: 'Calls in `window` below which no rate opens it.' },
+  'breaker.slowCall': { kind: 'duration', default: 0, min: 0, max: longestMs, reloadable: true, doc: 'A call that takes this long is slow; 0: only those that run into `queryTimeout` are.' },
+  'breaker.slowCallRate': { kind: 'share', default: 0.8, min: 0.01, max: 1, reloadable: true, doc: 'Share of the calls in `window` that is slow, which opens it.' },
   'breaker.recoveryTimeout.min': { kind: 'duration', default: '1s', min: 1, max: longestMs, atMost: 'breaker.recoveryTimeout.max', reloadable: true, doc: 'How long it stays open at first; doubles with each failed trial.' },
   'breaker.recoveryTimeout.max': { kind: 'duration', default: '60s', min: 1, max: longestMs, reloadable: true, doc: 'How long it stays open at most.' },
   'breaker.halfOpenMaxCalls': { kind: 'integer', default: 3, min: 1, max: 10_000, reloadable: true, doc: 'Trial calls let through when it is half open; as many successes close it.' },
+  'breaker.metricsOnly': { kind: 'boolean', default: false, reloadable: true, doc: 'It changes its state, counts and tells, and refuses nobody.' },
   'retry.attempts': { kind: 'integer', default: 3, min: 1, max: 100, reloadable: true, doc: 'Tries in all, for reads and for what was never sent; 1 = no retry.' },
   'retry.base': { kind: 'duration', default: '50ms', min: 0, max: longestMs, atMost: 'retry.max', reloadable: true, doc: 'First backoff; full jitter.' },
   'retry.max': { kind: 'duration', default: '2s', min: 0, max: longestMs, reloadable: true, doc: 'Longest backoff.' },
+  'retry.budget': { kind: 'share', default: 0.2, min: 0, max: 100, reloadable: true, doc: 'Most retries per node, as a share of its requests of the last ten seconds; ten a second always may.' },
   queryTimeout: { kind: 'duration', default: '30s', min: 0, max: longestMs, reloadable: true, doc: 'From the first byte sent to the answer, per attempt; 0 = none.' },
   metrics: { kind: 'choice', default: null, derived: 'on', choices: [false], section: true, reloadable: false, doc: 'Prometheus metrics; false for none.' },
   'metrics.registry': { kind: 'registry', default: null, derived: 'the exported `registry`', reloadable: false, doc: 'A prom-client Registry of your own.' },

@@ -3,27 +3,25 @@
 // (monotonic milliseconds) and `chance` come in. States are values; a permit is the number of the state it was
 // given in, so that a result which arrives after the state has changed is known to be late and changes nothing.
 //
-//   closed ──failures──► open ──its time is over──► half-open ──enough answers──► closed
-//                         ▲                             │
-//                         └──────────one failure────────┘
+//   closed ──failures in a row, rate of failures, rate of slow calls──► open ──its time is over──► half-open
+//     ▲  a share of the calls at first, then all                         ▲                          │      │
+//     └───────────────────────enough answers─────────────────────────────┼──────────────────────────┘      │
+//                                                                        └──────────one failure────────────┘
 
+import { openMs, rampShare, whyOpened } from './breaker-rules.ts'
+import type { BreakerSettings } from './breaker-rules.ts'
+import { CallWindow } from './call-window.ts'
 import type { BreakerStateName } from './events.ts'
 import type { BreakerVerdict } from './fault.ts'
 import type { Chance } from './types.ts'
-
-/** The resolved options under `breaker`. */
-export interface BreakerSettings {
-  readonly failureThreshold: number
-  readonly recoveryMinMs: number
-  readonly recoveryMaxMs: number
-  readonly halfOpenMaxCalls: number
-}
 
 export interface BreakerHooks {
   /** Called after each change of state. */
   readonly onTransition?: (transition: Transition) => void
   /** Wall clock minus monotonic clock (`performance.timeOrigin`), so that status can tell dates. Default 0. */
   readonly wallOffsetMs?: number
+  /** One answer closes it, and then all are admitted at once. Default false. */
+  readonly closesAtOnce?: boolean
 }
 
 export interface Transition {
@@ -40,6 +38,8 @@ export type Outcome = BreakerVerdict
 /** The state in which a call was admitted; `refused` when it was not. */
 export type Permit = number
 export const refused: Permit = -1
+/** Admitted although it would not have been: what it comes to is nobody's business. */
+const unheard: Permit = -2
 
 /** The parts of a CircuitOpenError. */
 export interface Refusal {
@@ -51,11 +51,16 @@ export interface Refusal {
 
 export interface BreakerStatus {
   readonly state: BreakerStateName
-  /** Held open by `forceOpen` until `forceClose`. */
+  /** Held open by `forceOpen` or `isolate`. */
   readonly forced: boolean
   /** Milliseconds on the wall clock at which this state began. */
   readonly since: number
   readonly consecutive_failures: number
+  /** Of the calls in the window, 0 to 1. */
+  readonly error_rate: number
+  readonly slow_rate: number
+  /** Of the calls that come while it recovers, 0 to 1; 1 when it is closed and has recovered, 0 when it is open. */
+  readonly admitting: number
   /** null unless open, and when forced open. */
   readonly retry_after_ms: number | null
   readonly rejections: number
@@ -68,6 +73,15 @@ type State = Closed | Open | HalfOpen | Forced
 interface Closed {
   readonly at: 'closed'
   failures: number
+  /** When the last loss was counted. */
+  lostAt: number
+  /** Since when the share of admitted calls grows; NaN when all are admitted. */
+  rampFrom: number
+  /** How often it had opened in a row when it closed: what breaks again while it recovers was not mended. */
+  openings: number
+  /** Calls that may still be admitted now, and since when that is so. */
+  credit: number
+  creditAt: number
 }
 interface Open {
   readonly at: 'open'
@@ -75,6 +89,10 @@ interface Open {
   readonly until: number
   /** How often in a row; doubles the time. */
   readonly openings: number
+  /** When one call may be made to see whether the server is back before its time is over. */
+  probeAt: number
+  readonly probeEveryMs: number
+  probing: boolean
 }
 interface HalfOpen {
   readonly at: 'half-open'
@@ -92,11 +110,19 @@ interface HalfOpen {
 interface Forced {
   readonly at: 'forced'
   readonly failures: 0
+  /** By `isolate` alone: it ends with the last isolation. */
+  readonly isolated: boolean
+  /** The outage that it stands over: when it ends, the server has to show that that is over, too. */
+  readonly over: Pick<Open, 'failures' | 'openings'> | null
 }
 
 const transitionsKept = 5
-// Without it all processes that lost the same server would come back to it in the same millisecond.
-const jitter = 0.2
+/** While it recovers at least as many calls as trials are admitted in this time, so that little traffic finds no ramp. */
+const RAMP_FLOOR_MS = 100
+/** Connections that are lost, or cannot be had, so close to each other tell of one event. */
+const ONE_EVENT_MS = 1_000
+/** An open circuit is probed at most this often. */
+const PROBE_MS = 250
 const middle: Chance = () => 0.5
 
 /** One circuit. With `null` for settings it never opens by itself. */
@@ -104,7 +130,10 @@ export class Breaker {
   readonly #settings: BreakerSettings | null
   readonly #onTransition: BreakerHooks['onTransition']
   readonly #wallOffsetMs: number
-  #state: State = { at: 'closed', failures: 0 }
+  readonly #closesAtOnce: boolean
+  readonly #window: CallWindow
+  readonly #isolations = new Set<object>()
+  #state: State = closed(0, NaN, 0)
   #generation: Permit = 0
   #sinceMs = 0
   #rejections = 0
@@ -115,61 +144,100 @@ export class Breaker {
     this.#settings = settings
     this.#onTransition = hooks.onTransition
     this.#wallOffsetMs = hooks.wallOffsetMs ?? 0
+    this.#closesAtOnce = hooks.closesAtOnce ?? false
+    this.#window = new CallWindow(settings?.windowMs ?? 10_000)
   }
 
   get state(): BreakerStateName {
     return nameOf(this.#state)
   }
 
+  /** What a call settles with that has not asked, and is heard all the same. */
+  get current(): Permit {
+    return this.#generation
+  }
+
   /** A permit to settle once, or `refused`. Never waits, and allocates nothing while closed. */
   admit(now: number): Permit {
-    if (this.#state.at === 'closed') return this.#generation
-    return this.#admitTrial(now)
+    const state = this.#state
+    // Not recovering, which is what NaN says.
+    if (state.at === 'closed' && !(state.rampFrom >= 0)) return this.#generation
+    if (this.#admitSome(state, now)) return this.#generation
+    this.#rejections += 1
+    return this.#refuses ? refused : unheard
   }
 
   /** Whether `admit` would let a call through. Takes no permit, so that a router may ask every node. */
   admits(now: number): boolean {
     const state = this.#state
-    if (state.at === 'closed') return true
+    if (!this.#refuses || (state.at === 'closed' && !(state.rampFrom >= 0))) return true
+    if (state.at === 'closed') return this.#creditOf(state, now) + this.#shareOf(state, now) >= 1
     if (state.at === 'open') return now >= state.until
     return state.at === 'half-open' && (state.permits > 0 || now >= state.renewAt)
   }
 
   /**
-   * The call has come back. Late results and those of refused calls change nothing. `ignore` in half-open counts as
-   * an answer of the server, else three unique violations would be an outage for ever. `cause` is what a caller who
-   * is refused later finds in his error.
+   * A permit for one call that nobody waits for, to see whether the server is back although the circuit is still open;
+   * `refused` most of the time. Answered, it makes the circuit half open; failed, it changes nothing.
    */
-  settle(permit: Permit, outcome: Outcome, now: number, chance: Chance = middle, cause?: unknown): void {
+  admitProbe(now: number): Permit {
+    const state = this.#state
+    if (state.at !== 'open' || state.probing || now < state.probeAt) return refused
+    state.probing = true
+    state.probeAt = now + state.probeEveryMs
+    return this.#generation
+  }
+
+  /**
+   * The call has come back after `tookMs`. Late results and those of refused calls change nothing. `ignore` in half-open
+   * counts as an answer of the server, else three unique violations would be an outage for ever. `cause` is what a
+   * caller who is refused later finds in his error.
+   */
+  settle(permit: Permit, outcome: Outcome, now: number, chance: Chance = middle, cause?: unknown, tookMs = 0): void {
     if (permit !== this.#generation) return
     const state = this.#state
-    if (state.at === 'closed') {
-      if (outcome === 'success') state.failures = 0
-      else if (outcome !== 'ignore') this.#failed(state, outcome, now, chance, cause)
-    } else if (state.at === 'half-open' && state.running > 0) {
+    if (state.at === 'closed') this.#settleClosed(state, outcome, now, chance, cause, tookMs)
+    else if (state.at === 'half-open' && state.running > 0) {
       state.running -= 1
-      if (outcome === 'success' || outcome === 'ignore') this.#answeredTrial(state, now)
+      if (isAnswer(outcome)) this.#answeredTrial(state, now)
       else this.#failedTrial(state, outcome, now, chance, cause)
+    } else if (state.at === 'open' && state.probing) {
+      state.probing = false
+      if (isAnswer(outcome)) this.#answeredTrial(this.#halfOpen(state, 'a probe was answered', now), now)
+      else this.#lastCause = cause
     }
   }
 
   /** The call never reached the server (aborted while it waited): its permit goes to another. */
   giveBack(permit: Permit): void {
     const state = this.#state
-    if (permit !== this.#generation || state.at !== 'half-open' || state.running === 0) return
+    if (permit !== this.#generation) return
+    if (state.at === 'open') state.probing = false
+    if (state.at !== 'half-open' || state.running === 0) return
     state.running -= 1
-    state.permits += 1
+    state.permits = Math.min(state.permits + 1, this.#trials() - state.answered)
   }
 
   /** Open until `forceClose`. */
   forceOpen(reason: string, now: number): void {
-    this.#lastCause = undefined
-    this.#become({ at: 'forced', failures: 0 }, `forced open: ${reason}`, now)
+    this.#force(`forced open: ${reason}`, false, now)
   }
 
-  /** Closed, and counting from zero. */
+  /** Closed, and counting from zero; ends every isolation. */
   forceClose(reason: string, now: number): void {
-    this.#close(`forced closed: ${reason}`, now)
+    this.#isolations.clear()
+    this.#close(`forced closed: ${reason}`, now, NaN, 0)
+  }
+
+  /** Open until every isolation has ended by what is returned; what `forceOpen` has opened stays so. */
+  isolate(reason: string, now: number): (now: number) => void {
+    const isolation = {}
+    this.#isolations.add(isolation)
+    if (this.#state.at !== 'forced') this.#force(`isolated: ${reason}`, true, now)
+    return (ended) => {
+      if (!this.#isolations.delete(isolation) || this.#isolations.size > 0) return
+      if (this.#state.at === 'forced' && this.#state.isolated) this.#endIsolation(this.#state, ended)
+    }
   }
 
   /** What to tell a caller who was refused. */
@@ -177,62 +245,108 @@ export class Breaker {
     const state = this.#state
     return {
       since: this.#since(),
-      retryAfterMs: state.at === 'forced' ? null : (retryAfter(state, now) ?? 0),
-      because: this.#transitions.at(-1)?.because ?? 'it is closed',
+      retryAfterMs: state.at === 'forced' ? null : (retryAfter(state, now) ?? RAMP_FLOOR_MS),
+      because: this.#whyRefused(),
       cause: this.#lastCause,
     }
   }
 
   status(now: number): BreakerStatus {
-    return { ...this.toJSON(), retry_after_ms: retryAfter(this.#state, now) }
+    this.#window.turnTo(now)
+    const state = this.#state
+    const admitting = state.at === 'closed' ? this.#shareOf(state, now) : 0
+    return { ...this.toJSON(), admitting, retry_after_ms: retryAfter(state, now) }
   }
 
-  /** The status without the time that is left, for which one would have to know the time. */
-  toJSON(): Omit<BreakerStatus, 'retry_after_ms'> {
+  /** The status without what one would have to know the time for. */
+  toJSON(): Omit<BreakerStatus, 'retry_after_ms' | 'admitting'> {
+    const { calls, failed, slow } = this.#window
     return {
       state: nameOf(this.#state),
       forced: this.#state.at === 'forced',
       since: this.#since(),
       consecutive_failures: this.#state.failures,
+      error_rate: calls === 0 ? 0 : failed / calls,
+      slow_rate: calls === 0 ? 0 : slow / calls,
       rejections: this.#rejections,
       transitions: this.#transitions,
     }
   }
 
-  #admitTrial(now: number): Permit {
-    if (this.#state.at === 'open' && now >= this.#state.until) this.#halfOpen(this.#state, now)
-    const state = this.#state
-    if (state.at === 'half-open') {
-      this.#renewIfForgotten(state, now)
-      if (state.permits > 0) {
-        state.permits -= 1
-        state.running += 1
-        return this.#generation
-      }
+  /** By hand it refuses even where it only watches. */
+  get #refuses(): boolean {
+    return this.#settings?.metricsOnly !== true || this.#state.at === 'forced'
+  }
+
+  #admitSome(state: State, now: number): boolean {
+    if (state.at === 'closed') return this.#admitRecovering(state, now)
+    if (state.at === 'forced') return false
+    if (state.at === 'open' && now < state.until) return false
+    const trial = state.at === 'open' ? this.#halfOpen(state, 'its time is over', now) : state
+    // Who heard of it may have changed it by hand.
+    if (trial !== this.#state) return this.#state.at === 'closed'
+    this.#renewIfForgotten(trial, now)
+    if (trial.permits === 0) return false
+    trial.permits -= 1
+    trial.running += 1
+    return true
+  }
+
+  /** Each call brings its share of a permit, and time brings some; so a growing part of them gets through, evenly. */
+  #admitRecovering(state: Closed, now: number): boolean {
+    const share = this.#shareOf(state, now)
+    if (share >= 1) {
+      state.rampFrom = NaN
+      state.openings = 0
+      return true
     }
-    this.#rejections += 1
-    return refused
+    const credit = this.#creditOf(state, now) + share
+    state.creditAt = now
+    state.credit = credit >= 1 ? credit - 1 : credit
+    return credit >= 1
   }
 
-  #failed(state: Closed, outcome: 'failure' | 'soft', now: number, chance: Chance, cause: unknown): void {
-    state.failures += 1
-    if (this.#settings === null || state.failures < this.#settings.failureThreshold) return
-    const because =
-      outcome === 'soft'
-        ? `the server is starting or stopping, ${state.failures} failures in a row`
-        : `${state.failures} failures in a row`
-    this.#open(state.failures, 1, because, now, chance, cause)
+  #shareOf({ rampFrom }: Closed, now: number): number {
+    return rampFrom >= 0 ? rampShare(now - rampFrom) : 1
   }
 
-  #failedTrial(state: HalfOpen, outcome: 'failure' | 'soft', now: number, chance: Chance, cause: unknown): void {
+  #creditOf({ credit, creditAt }: Closed, now: number): number {
+    const trials = this.#trials()
+    return Math.min(trials, credit + ((now - creditAt) * trials) / RAMP_FLOOR_MS)
+  }
+
+  #settleClosed(state: Closed, outcome: Outcome, now: number, chance: Chance, cause: unknown, tookMs: number): void {
+    const settings = this.#settings
+    if (outcome === 'ignore' || settings === null) return
+    const slow = outcome === 'slow' || (settings.slowCallMs > 0 && tookMs >= settings.slowCallMs)
+    const failed = outcome !== 'success' && outcome !== 'slow'
+    if (outcome === 'lost' || outcome === 'soft') {
+      // One event, learned by as many as were there.
+      if (now - state.lostAt < Math.min(settings.recoveryMinMs, ONE_EVENT_MS)) return
+      state.lostAt = now
+    }
+    this.#window.count(now, failed, slow)
+    if (failed) state.failures += 1
+    else if (outcome === 'success') state.failures = 0
+    if (!failed && !slow) return
+    const because = whyOpened(state.failures, this.#window, settings, outcome)
+    if (because === null) return
+    const openings = this.#shareOf(state, now) < 1 ? state.openings + 1 : 1
+    this.#open(state.failures, openings, because, now, chance, cause)
+  }
+
+  #failedTrial(state: HalfOpen, outcome: Outcome, now: number, chance: Chance, cause: unknown): void {
     // A server that says it is starting is nearly back: whatever was learned from its silence is no longer true.
     const openings = outcome === 'soft' ? 1 : state.openings + 1
     this.#open(state.failures + 1, openings, 'a trial call failed', now, chance, cause)
   }
 
   #answeredTrial(state: HalfOpen, now: number): void {
+    if (state !== this.#state) return
     state.answered += 1
-    if (state.answered >= this.#trials()) this.#close(`${state.answered} trial calls were answered`, now)
+    if (state.answered < this.#trials() && !this.#closesAtOnce) return
+    const rampFrom = this.#closesAtOnce ? NaN : now
+    this.#close(`${state.answered} trial calls were answered`, now, rampFrom, state.openings)
   }
 
   /** A caller who never settles must not keep the circuit half open for ever. */
@@ -244,20 +358,35 @@ export class Breaker {
 
   #open(failures: number, openings: number, because: string, now: number, chance: Chance, cause: unknown): void {
     this.#lastCause = cause
-    const until = now + openMs(openings, this.#settings!, chance())
-    this.#become({ at: 'open', failures, until, openings }, because + lastCode(cause), now)
+    const forMs = openMs(openings, this.#settings!, chance())
+    this.#become(openUntil(now + forMs, now, failures, openings), because + lastCode(cause), now)
   }
 
-  #halfOpen({ failures, openings }: Open, now: number): void {
+  #halfOpen({ failures, openings }: Open, because: string, now: number): HalfOpen {
     const permits = this.#trials()
     const renewAt = now + this.#patienceMs()
     const state: HalfOpen = { at: 'half-open', failures, openings, permits, running: 0, answered: 0, renewAt }
-    this.#become(state, 'its time is over', now)
+    this.#become(state, because, now)
+    return state
   }
 
-  #close(because: string, now: number): void {
+  #close(because: string, now: number, rampFrom: number, openings: number): void {
     this.#lastCause = undefined
-    this.#become({ at: 'closed', failures: 0 }, because, now)
+    this.#window.clear()
+    this.#become(closed(now, rampFrom, openings), because, now)
+  }
+
+  #force(because: string, isolated: boolean, now: number): void {
+    const { at } = this.#state
+    const over = at === 'open' || at === 'half-open' ? this.#state : null
+    this.#lastCause = undefined
+    this.#become({ at: 'forced', failures: 0, isolated, over }, because, now)
+  }
+
+  #endIsolation({ over }: Forced, now: number): void {
+    const because = 'no longer isolated'
+    if (over === null) this.#close(because, now, NaN, 0)
+    else this.#become(openUntil(now, now, over.failures, over.openings), `${because}, and it was open before`, now)
   }
 
   #become(next: State, because: string, now: number): void {
@@ -279,15 +408,29 @@ export class Breaker {
     return this.#settings!.recoveryMaxMs
   }
 
+  #whyRefused(): string {
+    if (this.#state.at === 'half-open') return 'its trial calls are under way'
+    if (this.#state.at === 'closed') return 'it has closed a moment ago and admits a share of the calls'
+    return this.#transitions.at(-1)!.because
+  }
+
   #since(): number {
     return this.#sinceMs + this.#wallOffsetMs
   }
 }
 
-/** How long to stay open the n-th time in a row: min, 2 min, 4 min … max, ±20 %. */
-export function openMs(openings: number, settings: BreakerSettings, chance: number): number {
-  const plainMs = Math.min(settings.recoveryMaxMs, settings.recoveryMinMs * 2 ** (openings - 1))
-  return plainMs * (1 - jitter + 2 * jitter * chance)
+function closed(now: number, rampFrom: number, openings: number): Closed {
+  return { at: 'closed', failures: 0, lostAt: -Infinity, rampFrom, openings, credit: 1, creditAt: now }
+}
+
+function openUntil(until: number, now: number, failures: number, openings: number): Open {
+  const probeEveryMs = Math.max(PROBE_MS, (until - now) / 4)
+  return { at: 'open', failures, until, openings, probeAt: now + probeEveryMs, probeEveryMs, probing: false }
+}
+
+/** The server has said something that only a server that works says. */
+function isAnswer(outcome: Outcome): boolean {
+  return outcome === 'success' || outcome === 'ignore'
 }
 
 function nameOf(state: State): BreakerStateName {

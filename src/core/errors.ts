@@ -168,6 +168,12 @@ export class AcquireTimeoutError extends SmartPgError {
     this.pool = pool
     this.holders = holders
   }
+
+  /** The caller is one of the holders. */
+  waitsForItself(): void {
+    const hint = 'The caller waits inside a transaction of its own that holds a connection: use `trx` there, not `db`.'
+    Object.assign(this, { hint })
+  }
 }
 
 /** `pool.maxWaiting` callers wait already; nothing was sent. */

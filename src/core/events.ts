@@ -24,10 +24,14 @@ export interface QueryEvent {
 
 export interface BreakerEvent {
   readonly node: string
+  /** Of the two that each node has. */
+  readonly circuit: CircuitName
   readonly from: BreakerStateName
   readonly to: BreakerStateName
   readonly because: string
 }
+/** Connecting and querying fail apart. */
+export type CircuitName = 'connect' | 'query'
 export type BreakerStateName = 'closed' | 'half-open' | 'open'
 
 export interface LeakEvent {

@@ -36,12 +36,12 @@ export interface Evidence {
 }
 
 /**
- * What a breaker makes of it. `failure` counts against the server. `soft` counts too, but the server is alive and
- * says that it will be back, so the breaker stays open for its shortest time. `success`: the server answered.
- * `ignore`: it says nothing about the server's health (our own aborts, 53300, timeouts of statements, which may
- * be the statement's fault; they become slow calls once a rate of slow calls is kept).
+ * What a breaker makes of it. `failure` counts against the server. `lost` does, too: a connection that cannot be had
+ * or is gone, which many learn of at once. `soft` is the same of a server that is alive and says that it will be back, so
+ * the breaker stays open for its shortest time. `slow`: no answer in time, which may be the statement's fault. `success`:
+ * the server answered. `ignore`: it says nothing about the server's health (our own aborts, 53300).
  */
-export type BreakerVerdict = 'failure' | 'soft' | 'success' | 'ignore'
+export type BreakerVerdict = 'failure' | 'lost' | 'soft' | 'slow' | 'success' | 'ignore'
 
 /** The closed set of `query_errors_by_category_total`. */
 export type ErrorCategory =
@@ -92,10 +92,10 @@ type Row = readonly [
 // prettier-ignore
 const table: readonly Row[] = [
   // class                 during     drops  breaker    category                 retry               codes
-  ['unreachable',          'both',    true,  'failure', 'connection_refused',    'elsewhere',        'ECONNREFUSED ENOTFOUND EAI_AGAIN SMARTPG_CONNECT_FAILED'],
-  ['unreachable',          'connect', true,  'failure', 'connection_refused',    'elsewhere',        'EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN ECONNRESET ECONNABORTED EPIPE ENOENT EACCES'],
-  ['unreachable',          'connect', true,  'failure', 'connection_refused',    'elsewhere',        '08* 57P01 57P02 57P04 SMARTPG_CONNECTION_LOST ERR_STREAM_* ERR_SOCKET_CLOSED XX*'],
-  ['unreachable',          'connect', true,  'failure', 'connection_timeout',    'elsewhere',        'ETIMEDOUT ERR_SOCKET_CONNECTION_TIMEOUT 57014'],
+  ['unreachable',          'both',    true,  'lost',    'connection_refused',    'elsewhere',        'ECONNREFUSED ENOTFOUND EAI_AGAIN SMARTPG_CONNECT_FAILED'],
+  ['unreachable',          'connect', true,  'lost',    'connection_refused',    'elsewhere',        'EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN ECONNRESET ECONNABORTED EPIPE ENOENT EACCES'],
+  ['unreachable',          'connect', true,  'lost',    'connection_refused',    'elsewhere',        '08* 57P01 57P02 57P04 SMARTPG_CONNECTION_LOST ERR_STREAM_* ERR_SOCKET_CLOSED XX*'],
+  ['unreachable',          'connect', true,  'lost',    'connection_timeout',    'elsewhere',        'ETIMEDOUT ERR_SOCKET_CONNECTION_TIMEOUT 57014'],
   // Our own process or machine has run out of descriptors or ports.
   ['unreachable',          'both',    true,  'ignore',  'connection_refused',    'same',             'EMFILE ENFILE ENOBUFS EADDRNOTAVAIL'],
   ['starting',             'both',    true,  'soft',    'connection_refused',    'elsewhere',        '57P03'],
@@ -103,11 +103,11 @@ const table: readonly Row[] = [
   ['authentication',       'connect', true,  'ignore',  'authentication_failed', 'once-credentials', '28*'],
   ['authentication',       'connect', true,  'ignore',  'authentication_failed', 'never',            '3D000 42501 SMARTPG_CONFIG'],
   ['authentication',       'connect', true,  'ignore',  'authentication_failed', 'never',            'CERT_* ERR_TLS_* ERR_SSL_* ERR_OSSL_* EPROTO DEPTH_ZERO_SELF_SIGNED_CERT SELF_SIGNED_CERT_IN_CHAIN UNABLE_TO_* HOSTNAME_MISMATCH INVALID_CA INVALID_PURPOSE PATH_LENGTH_EXCEEDED'],
-  ['connection-lost',      'query',   true,  'failure', 'connection_lost',       'elsewhere',        '08* 57P01 57P02 57P04 SMARTPG_CONNECTION_LOST'],
-  ['connection-lost',      'query',   true,  'failure', 'connection_lost',       'elsewhere',        'ECONNRESET ECONNABORTED EPIPE ETIMEDOUT EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN EPROTO ERR_STREAM_* ERR_SOCKET_CLOSED ERR_SSL_*'],
+  ['connection-lost',      'query',   true,  'lost',    'connection_lost',       'elsewhere',        '08* 57P01 57P02 57P04 SMARTPG_CONNECTION_LOST'],
+  ['connection-lost',      'query',   true,  'lost',    'connection_lost',       'elsewhere',        'ECONNRESET ECONNABORTED EPIPE ETIMEDOUT EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN EPROTO ERR_STREAM_* ERR_SOCKET_CLOSED ERR_SSL_*'],
   // Ended by a limit that someone set on idle or long sessions.
   ['connection-lost',      'both',    true,  'ignore',  'connection_lost',       'elsewhere',        '57P05 25P03 25P04'],
-  ['outcome-unknown',      'both',    true,  'failure', 'connection_lost',       'never',            '08007 40003 SMARTPG_OUTCOME_UNKNOWN'],
+  ['outcome-unknown',      'both',    true,  'lost',    'connection_lost',       'never',            '08007 40003 SMARTPG_OUTCOME_UNKNOWN'],
   ['rolled-back',          'query',   false, 'success', 'serialization_failure', 'transaction',      '40001'],
   ['rolled-back',          'query',   false, 'success', 'deadlock',              'transaction',      '40P01'],
   // Only functions of users raise these two, and would again.
@@ -116,7 +116,7 @@ const table: readonly Row[] = [
   // User, statement_timeout or administrator: the message is translated, so our own record tells them apart.
   ['cancelled',            'query',   false, 'ignore',  'cancelled',             'never',            '57014'],
   ['cancelled',            'both',    false, 'ignore',  'cancelled',             'never',            'ABORT_ERR'],
-  ['cancelled',            'both',    true,  'ignore',  'query_timeout',         'never',            'SMARTPG_QUERY_TIMEOUT'],
+  ['cancelled',            'both',    true,  'slow',    'query_timeout',         'never',            'SMARTPG_QUERY_TIMEOUT'],
   ['server-resources',     'both',    false, 'failure', 'query_error',           'elsewhere',        '53000 53100 53200 53400 58000 58030'],
   ['read-only',            'query',   false, 'success', 'query_error',           'primary',          '25006'],
   ['prepared-statement',   'query',   false, 'success', 'query_error',           'once-prepared',    '26000 42P05'],
@@ -183,11 +183,16 @@ export function classify(evidence: Evidence): Fault {
     // A statement that timed out and whose cancel the server has answered leaves a sound connection behind.
     dropsConnection: during === 'connect' || isFatal(evidence) || (row[2] && !timeoutAnswered),
     // A PANIC takes the whole server down, whatever its code.
-    breaker: evidence.severity === 'PANIC' ? 'failure' : row[3],
+    breaker: evidence.severity === 'PANIC' ? 'lost' : row[3],
     tells: row[0] === 'unreachable' ? 'connect' : during,
     category: row[4],
     retry: row[5],
   }
+}
+
+/** Whether the server said it, or a pooler in its place: then it answers, whatever it said. */
+export function saidByServer({ code }: Pick<Fault, 'code'>): boolean {
+  return code !== undefined && sqlState.test(code)
 }
 
 /** The error's own code if it has a row, else the first of those inside that has one. */

@@ -74,7 +74,13 @@ export function lifetimeEnd(now: number, maxLifetimeMs: number, chance: number):
   return maxLifetimeMs === 0 ? Infinity : now + maxLifetimeMs * (0.85 + 0.3 * chance)
 }
 
-/** Full jitter: a random share of `baseMs`·2ⁿ, at most `maxMs`. (AWS, Exponential Backoff and Jitter.) */
-export function connectBackoff(failures: number, chance: number, baseMs = 50, maxMs = 1_000): number {
-  return chance * Math.min(maxMs, baseMs * 2 ** Math.min(failures, 20))
+/** Doubles with each failure. */
+const FIRST_REST_MS = 50
+
+/**
+ * Full jitter: a random share of 50 ms · 2ⁿ, at most `maxMs`: as long as somebody waits, a server that is back should be
+ * found within half a second. (AWS, Exponential Backoff and Jitter.)
+ */
+export function connectBackoff(failures: number, chance: number, maxMs = 500): number {
+  return chance * Math.min(maxMs, FIRST_REST_MS * 2 ** Math.min(failures, 20))
 }

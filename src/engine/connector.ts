@@ -5,6 +5,7 @@ import type { NodePoolConfig } from '../config/options.ts'
 import type { Outcome, Permit } from '../core/breaker.ts'
 import type { NodeCells } from '../core/cells.ts'
 import { CircuitOpenError, isSmartPgError } from '../core/errors.ts'
+import { saidByServer } from '../core/fault.ts'
 import type { Fault } from '../core/fault.ts'
 import { connectBackoff, lifetimeEnd } from '../core/pool-plan.ts'
 import type { Chance, Clock, OpenSession, Role, Session, Timer } from '../core/types.ts'
@@ -18,9 +19,14 @@ export interface Host {
   readonly cells: NodeCells
   /** The user's own lock_timeout, where connections may have another for a while; null where they may not. */
   readonly lockTimeout: string | null
+  /** Whether something in between answers for the server; undefined while unknown. */
+  readonly behindPooler: boolean | undefined
   /** A permit for one connect, or null when the circuit is open. */
   admitConnect(): Permit | null
+  /** A permit for one connect to see whether the server is back; null most of the time, and while nothing is wrong. */
+  admitProbe(): Permit | null
   settleConnect(permit: Permit, outcome: Outcome, cause?: unknown): void
+  giveBackConnect(permit: Permit): void
   circuitOpen(): CircuitOpenError
   faultOf(error: unknown, during: 'connect' | 'query'): Fault
 }
@@ -103,6 +109,16 @@ export class Connector {
       this.#failed(this.#node.circuitOpen(), this.#ports.clock.now())
       return
     }
+    this.#openWith(permit, generation)
+  }
+
+  /** One connect that nobody waits for, if the circuit has one to spare: is the server back? */
+  probe(generation: number): void {
+    const permit = this.#node.admitProbe()
+    if (permit !== null) this.#openWith(permit, generation)
+  }
+
+  #openWith(permit: Permit, generation: number): void {
     const startedAt = this.#ports.clock.now()
     this.#connecting++
     void this.#openOne(startedAt, generation).then(
@@ -113,7 +129,10 @@ export class Connector {
       },
       (error: unknown) => {
         this.#connecting--
-        this.#node.settleConnect(permit, this.#node.faultOf(error, 'connect').breaker, error)
+        const fault = this.#node.faultOf(error, 'connect')
+        // What only we have said (no descriptors left, the pool is closed) says nothing about the server.
+        if (fault.breaker === 'ignore' && !saidByServer(fault)) this.#node.giveBackConnect(permit)
+        else this.#node.settleConnect(permit, fault.breaker, error)
         this.#failed(error, startedAt)
       },
     )
@@ -155,7 +174,7 @@ export class Connector {
       session.destroy(error as Error)
       throw error
     }
-    return new PooledSession(session, now, lifetimeEnd(now, maxLifetimeMs, chance()), generation)
+    return new PooledSession(session, clock.now(), lifetimeEnd(now, maxLifetimeMs, chance()), generation)
   }
 
   #opened(pooled: PooledSession, startedAt: number): void {

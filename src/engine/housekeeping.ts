@@ -19,29 +19,24 @@ export function tickMs(config: NodePoolConfig, queryTimeoutMs: number): number {
   return Math.min(500, Math.max(SHORTEST_TICK_MS, finest))
 }
 
-/** How long until the next look: `tickMs`, or until something is to be done about a statement that takes too long. */
-export function untilNextLook(
-  busy: Iterable<PooledSession>,
-  now: number,
-  tick: number,
-  queryTimeoutMs: number,
-): number {
-  if (queryTimeoutMs === 0) return tick
+/** How long until the next look: `tick`, or until something is to be done about a statement that takes too long. */
+export function untilNextLook(busy: Iterable<PooledSession>, now: number, tick: number): number {
   let ms = tick
-  for (const { sentAt, overdue, overdueSince } of busy) {
+  for (const { sentAt, timeoutMs, overdue, overdueSince } of busy) {
     if (sentAt === 0) continue
-    if (overdue === 'no') ms = Math.min(ms, sentAt + queryTimeoutMs - now)
+    if (overdue === 'no') ms = Math.min(ms, sentAt + timeoutMs - now)
     else ms = Math.min(ms, overdue === 'seen' ? 0 : overdueSince + CANCEL_GRACE_MS - now)
   }
   return Math.max(SHORTEST_TICK_MS, ms)
 }
 
 /**
- * queryTimeout: cancel, then destroy. An overdue statement is only acted upon at the tick after the one that saw
+ * A statement over its time: cancel, then destroy. An overdue statement is only acted upon at the tick after the one that saw
  * it, so that an answer that waits in the socket of a blocked process is read first. True: its server is silent.
  */
-export function enforceDeadline(pooled: PooledSession, now: number, queryTimeoutMs: number): boolean {
-  if (queryTimeoutMs === 0 || pooled.sentAt === 0 || now - pooled.sentAt < queryTimeoutMs) return false
+export function enforceDeadline(pooled: PooledSession, now: number): boolean {
+  const { sentAt, timeoutMs } = pooled
+  if (sentAt === 0 || now - sentAt < timeoutMs) return false
   if (pooled.overdue === 'no') {
     pooled.overdue = 'seen'
   } else if (pooled.overdue === 'seen') {
@@ -49,7 +44,7 @@ export function enforceDeadline(pooled: PooledSession, now: number, queryTimeout
     pooled.overdueSince = now
     void pooled.cancel(CANCEL_GRACE_MS)
   } else if (now - pooled.overdueSince >= CANCEL_GRACE_MS) {
-    pooled.session.destroy(new Error(`no answer within queryTimeout (${queryTimeoutMs} ms), nor to a cancel request`))
+    pooled.session.destroy(new Error(`no answer within ${timeoutMs} ms, nor to a cancel request`))
     return true
   }
   return false

@@ -30,6 +30,8 @@ export interface ListenPorts {
 const ANSWER_MS = 5_000
 /** After the goodbye the server closes the socket at once or not at all. */
 const CLOSE_GRACE_MS = 2_000
+/** A listener that is asked for nothing may take its time. */
+const LONGEST_REST_MS = 1_000
 /** A connection that is lost sooner was no success: the next pause is longer. */
 const STEADY_MS = 5_000
 
@@ -150,7 +152,7 @@ export class Notifications {
         this.#failures++
         this.#lastError = error
         this.#ports.listeners.emit('error', { node: this.#node, during: 'listen', error })
-        if (!left.aborted) await this.#rest(connectBackoff(this.#failures, this.#ports.chance()))
+        if (!left.aborted) await this.#rest(connectBackoff(this.#failures, this.#ports.chance(), LONGEST_REST_MS))
       }
     }
     this.#keeper = null

@@ -4,8 +4,10 @@
 import type { NodeConfig } from '../config/options.ts'
 import { NodeCells } from '../core/cells.ts'
 import { Breaker, refused } from '../core/breaker.ts'
-import type { BreakerSettings, BreakerStatus, Outcome, Permit, Transition } from '../core/breaker.ts'
+import type { BreakerStatus, Outcome, Permit, Transition } from '../core/breaker.ts'
+import type { BreakerSettings } from '../core/breaker-rules.ts'
 import { CircuitOpenError } from '../core/errors.ts'
+import type { CircuitName } from '../core/events.ts'
 import type { Fault } from '../core/fault.ts'
 import { PlanWatch } from '../core/plan-watch.ts'
 import { RetryBudget } from '../core/retry.ts'
@@ -27,11 +29,18 @@ export interface Health {
   readonly at: number
 }
 
+/** Of a node's two circuits the one that is further from closed. */
+export interface CircuitStatus extends BreakerStatus {
+  readonly circuit: CircuitName
+}
+
 export interface NodePorts extends PoolPorts {
   readonly clock: Clock
   readonly chance: Chance
   readonly listeners: Listeners
   readonly faultOf: (error: unknown, during: 'connect' | 'query') => Fault
+  /** Most retries, as a share of the requests. */
+  readonly retryShare: number
 }
 
 export class Node implements Host {
@@ -40,7 +49,7 @@ export class Node implements Host {
   readonly cells = new NodeCells()
   readonly pool: Pool
   /** How many statements may still be tried again here. */
-  readonly retries = new RetryBudget()
+  readonly retries: RetryBudget
   /** How long named statements take here. */
   readonly planWatch = new PlanWatch()
   /** Where connections really go; empty until the first. */
@@ -49,7 +58,10 @@ export class Node implements Host {
   /** A pooler answers here, which may hand the next statement to another server connection. Unknown until the first connect. */
   behindPooler: boolean | undefined = undefined
   lockTimeout: string | null = null
+  /** The server can be asked for the id of a transaction; unknown until the first connect that has asked. */
+  knowsTransactions: boolean | undefined = undefined
   readonly #connecting: Breaker
+  #connectedOnce = false
   readonly #lossesTold = new WeakSet<Session>()
   readonly #querying: Breaker
   readonly #ports: NodePorts
@@ -58,9 +70,15 @@ export class Node implements Host {
     this.name = config.name
     this.role = role
     this.#ports = ports
-    const onTransition = (transition: Transition): void => this.#transition(transition)
-    this.#connecting = new Breaker(breaker, { onTransition })
-    this.#querying = new Breaker(breaker, { onTransition })
+    this.retries = new RetryBudget({ share: ports.retryShare })
+    const circuit = (of: CircuitName): Breaker =>
+      new Breaker(breaker, {
+        onTransition: (transition) => this.#transition(of, transition),
+        // Where callers share connections nobody may need another one, and a pool has a pace of its own.
+        closesAtOnce: of === 'connect',
+      })
+    this.#connecting = circuit('connect')
+    this.#querying = circuit('query')
     this.health = { fit: role === 'primary', up: true, because: 'not asked yet', lagMs: null, lagBytes: null, at: 0 }
     this.pool = new Pool(this, config.pool, ports)
   }
@@ -81,15 +99,19 @@ export class Node implements Host {
     this.retries.requested(now)
     const permit = this.#querying.admit(now)
     if (permit !== refused && (this.pool.hasSessions || this.#connecting.admits(now))) return permit
-    if (permit !== refused) this.#querying.giveBack(permit)
+    if (permit !== refused) {
+      this.#querying.giveBack(permit)
+      // Whoever is turned away lets it be found out for those who come after him whether the server is back.
+      this.pool.probe()
+    }
     this.cells.breakerRejections++
     return null
   }
 
   /** `permit` is null for a statement of a lease that holds its connection already: heard without having asked. */
-  settleQuery(permit: Permit | null, outcome: Outcome, now: number, cause?: unknown): void {
+  settleQuery(permit: Permit | null, outcome: Outcome, now: number, cause?: unknown, tookMs = 0): void {
     if (permit === null && this.#querying.state !== 'closed') return
-    this.#querying.settle(permit ?? this.#querying.admit(now), outcome, now, this.#ports.chance, cause)
+    this.#querying.settle(permit ?? this.#querying.current, outcome, now, this.#ports.chance, cause, tookMs)
   }
 
   /** Whether this is the first to tell that a connection was lost: one fault, however many statements stood on it. */
@@ -104,14 +126,30 @@ export class Node implements Host {
     this.#querying.giveBack(permit)
   }
 
-  /** A permit for one connect, or null when the circuit is open. */
+  /** A permit for one connect, or null when the circuit is open; now and then one to see whether it still has to be. */
   admitConnect(): Permit | null {
+    const probe = this.admitProbe()
+    if (probe !== null) return probe
     const permit = this.#connecting.admit(this.#ports.clock.now())
     return permit === refused ? null : permit
   }
 
+  admitProbe(): Permit | null {
+    // A server that was never there is no better for being asked more often.
+    if (!this.#connectedOnce) return null
+    const permit = this.#connecting.admitProbe(this.#ports.clock.now())
+    return permit === refused ? null : permit
+  }
+
   settleConnect(permit: Permit, outcome: Outcome, cause?: unknown): void {
-    this.#connecting.settle(permit, outcome, this.#ports.clock.now(), this.#ports.chance, cause)
+    this.#connectedOnce ||= outcome === 'success'
+    // A server that has never been reached is more likely misnamed than restarting: whoever waits is to know soon.
+    const told = outcome === 'lost' && !this.#connectedOnce ? 'failure' : outcome
+    this.#connecting.settle(permit, told, this.#ports.clock.now(), this.#ports.chance, cause)
+  }
+
+  giveBackConnect(permit: Permit): void {
+    this.#connecting.giveBack(permit)
   }
 
   faultOf(error: unknown, during: 'connect' | 'query'): Fault {
@@ -134,9 +172,22 @@ export class Node implements Host {
     for (const circuit of [this.#connecting, this.#querying]) circuit.forceClose(reason, now)
   }
 
+  /** Both circuits are open until what is returned is called. */
+  isolate(reason: string): () => void {
+    const { clock } = this.#ports
+    const ends = [this.#connecting, this.#querying].map((circuit) => circuit.isolate(reason, clock.now()))
+    return () => {
+      for (const end of ends) end(clock.now())
+    }
+  }
+
   /** The circuit that is further from closed. */
-  circuitStatus(): BreakerStatus {
-    return this.#openCircuit.status(this.#ports.clock.now())
+  circuitStatus(): CircuitStatus {
+    const circuit = this.#openCircuit
+    const name = circuit === this.#connecting ? 'connect' : 'query'
+    const status = circuit.status(this.#ports.clock.now())
+    // Who was turned away by the circuit for connecting has only been told so.
+    return { circuit: name, ...status, rejections: this.cells.breakerRejections }
   }
 
   /** Sets what the monitor saw and tells when the node left or rejoined those that reads go to. */
@@ -153,9 +204,9 @@ export class Node implements Host {
     return RANK[this.#connecting.state] > RANK[this.#querying.state] ? this.#connecting : this.#querying
   }
 
-  #transition({ from, to, because }: Transition): void {
+  #transition(circuit: CircuitName, { from, to, because }: Transition): void {
     this.cells.breakerTransitions[from][to]++
-    this.#ports.listeners.emit('breaker', { node: this.name, from, to, because })
+    this.#ports.listeners.emit('breaker', { node: this.name, circuit, from, to, because })
   }
 }
 

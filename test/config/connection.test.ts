@@ -176,6 +176,46 @@ describe('a URL beside separate coordinates', () => {
   })
 })
 
+describe('what a URL says about TLS', () => {
+  const canary = 'postgres://app@db/orders?sslmode=canary'
+
+  test('is checked before anybody connects, wherever the URL stands, and not shown', () => {
+    const written: [object, string][] = [
+      [{ primary: canary }, 'primary?sslmode'],
+      [{ primary: { connectionString: canary } }, 'primary.connectionString?sslmode'],
+      [{ primary: url, replicas: [url, canary] }, 'replicas[1]?sslmode'],
+      [{ primary: url, replicas: [{ connectionString: canary }] }, 'replicas[0].connectionString?sslmode'],
+    ]
+    for (const [options, path] of written) {
+      const error = errorOf(options)
+      expect(error.faults.map((fault) => fault.path)).toEqual([path])
+      expect(error.faults[0]!.expected).toContain('verify-full')
+      expect(error.message).not.toContain('canary')
+    }
+  })
+
+  test('must fit with the `ssl` beside it, in whichever order they stand', () => {
+    const connectionString = 'postgres://app@db/orders?sslmode=verify-full'
+    const ssl = { rejectUnauthorized: false }
+    for (const primary of [
+      { connectionString, ssl },
+      { ssl, connectionString },
+    ]) {
+      expect(faultsOf({ primary }).map((fault) => fault.path)).toEqual(['primary.connectionString?sslmode'])
+    }
+    expect(resolveConfig({ primary: { connectionString, ssl: { ca: '…' } } }).primary.target()).toBeDefined()
+    // The option for all is no word about this node.
+    expect(resolveConfig({ primary: connectionString, ssl }).primary.target()).toBe(connectionString)
+  })
+
+  test('is checked at the connect when a function gives the URL', async () => {
+    const error = await Promise.resolve(resolveConfig({ primary: () => canary }).primary.target()).catch(
+      (reason: unknown) => reason,
+    )
+    expect(error).toMatchObject({ code: 'SMARTPG_CONFIG', faults: [{ path: 'primary()?sslmode' }] })
+  })
+})
+
 describe('replicas', () => {
   test('have the names they were given, or replica-1, replica-2 … by their place', () => {
     const { replicas } = configWith({ replicas: [url, { name: 'eu-2', host: 'db' }, () => url, { host: 'db' }] })

@@ -57,6 +57,16 @@ function integer(read: Values['read'], initial: number, least: number, most: num
   }
 }
 
+/** Parts of one; of a budget more than one as well. */
+function share(read: Values['read'], initial: number, least: number, most: number): Values {
+  return {
+    read,
+    default: initial,
+    accepted: same(least, initial, most),
+    refused: [least - 0.001, most + 0.001, -1, NaN, Infinity, '0.5', '50%', true, ...wrongTypes],
+  }
+}
+
 /** `{}` is right where a value per node name may stand; the other bounds are tried in resolve.test.ts. */
 function perNode(values: Values): Values {
   return { ...values, refused: values.refused.filter((value) => !isDeepStrictEqual(value, {})) }
@@ -83,6 +93,19 @@ const hooks = (read: Values['read']): Values => ({
   refused: ['SELECT 1', 1, true, null, {}, []],
 })
 
+const balanced = {
+  failureThreshold: 5,
+  errorRate: 0.5,
+  windowMs: 10_000,
+  minimumCalls: 20,
+  slowCallMs: 0,
+  slowCallRate: 0.8,
+  recoveryMinMs: 1000,
+  recoveryMaxMs: 60_000,
+  halfOpenMaxCalls: 3,
+  metricsOnly: false,
+}
+
 const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
   name: label((config) => config.name, 'orders'),
   preset: {
@@ -103,6 +126,7 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
     accepted: same(true, false, {}, { rejectUnauthorized: true, ca: ['…'] }),
     refused: ['require', 1, null, [], () => true],
   },
+  allowInsecureAuth: boolean((config) => config.allowInsecureAuth, false),
   types: {
     read: (config) => config.types,
     default: undefined,
@@ -191,6 +215,7 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
     ].concat(wrongTypes.filter((value) => !Array.isArray(value)) as never),
   },
   'transactions.lazyBegin': boolean((config) => config.transactions.lazyBegin, true),
+  'transactions.resolveCommit': boolean((config) => config.transactions.resolveCommit, false),
   onCreateConnection: hooks((config) => config.onCreateConnection),
   onReserveConnection: hooks((config) => config.onReserveConnection),
   'routing.readWriteSplit': boolean((config) => config.routing.readWriteSplit, false),
@@ -207,29 +232,36 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
   'failover.probeInterval': duration((config) => config.probeIntervalMs, 1000, 10),
   breaker: {
     read: (config) => config.breaker,
-    default: { failureThreshold: 5, recoveryMinMs: 1000, recoveryMaxMs: 60_000, halfOpenMaxCalls: 3 },
+    default: balanced,
     accepted: [
       [false, null],
-      [{}, { failureThreshold: 5, recoveryMinMs: 1000, recoveryMaxMs: 60_000, halfOpenMaxCalls: 3 }],
-      ['conservative', { failureThreshold: 3, recoveryMinMs: 1000, recoveryMaxMs: 120_000, halfOpenMaxCalls: 3 }],
-      ['balanced', { failureThreshold: 5, recoveryMinMs: 1000, recoveryMaxMs: 60_000, halfOpenMaxCalls: 3 }],
-      ['tolerant', { failureThreshold: 10, recoveryMinMs: 1000, recoveryMaxMs: 30_000, halfOpenMaxCalls: 3 }],
+      [{}, balanced],
+      ['conservative', { ...balanced, failureThreshold: 3, errorRate: 0.1, recoveryMaxMs: 120_000 }],
+      ['balanced', balanced],
+      ['tolerant', { ...balanced, failureThreshold: 10, errorRate: 0.7, recoveryMaxMs: 30_000 }],
     ],
     refused: [true, 'off', 'constructor', 5, null, '', []],
   },
   'breaker.failureThreshold': integer((config) => config.breaker?.failureThreshold, 5, 1, 10_000),
+  'breaker.errorRate': share((config) => config.breaker?.errorRate, 0.5, 0.01, 1),
+  'breaker.window': duration((config) => config.breaker?.windowMs, 10_000, 100),
+  'breaker.minimumCalls': integer((config) => config.breaker?.minimumCalls, 20, 1, 1_000_000),
+  'breaker.slowCall': duration((config) => config.breaker?.slowCallMs, 0, 0),
+  'breaker.slowCallRate': share((config) => config.breaker?.slowCallRate, 0.8, 0.01, 1),
   'breaker.recoveryTimeout.min': {
     ...duration((config) => config.breaker?.recoveryMinMs, 1000, 1),
     accepted: [...same(1, 60_000), ['250ms', 250], ['1min', 60_000]],
   },
   'breaker.recoveryTimeout.max': duration((config) => config.breaker?.recoveryMaxMs, 60_000, 1),
   'breaker.halfOpenMaxCalls': integer((config) => config.breaker?.halfOpenMaxCalls, 3, 1, 10_000),
+  'breaker.metricsOnly': boolean((config) => config.breaker?.metricsOnly, false),
   'retry.attempts': integer((config) => config.retry.attempts, 3, 1, 100),
   'retry.base': {
     ...duration((config) => config.retry.baseMs, 50, 0),
     accepted: [...same(0, 2000), ['100ms', 100]],
   },
   'retry.max': duration((config) => config.retry.maxMs, 2000, 0),
+  'retry.budget': share((config) => config.retry.budget, 0.2, 0, 100),
   queryTimeout: duration((config) => config.queryTimeoutMs, 30_000, 0),
   metrics: {
     read: (config) => config.metrics,
@@ -276,7 +308,7 @@ test('every option has a sentence, a default or a word about it, and a range if 
     const rule = ruleOf(path)
     expect(rule.doc, path).toMatch(/^\p{Lu}?.+\.$/u)
     expect(rule.default !== null || rule.derived !== undefined, path).toBe(true)
-    const isNumber = ['integer', 'bytes', 'duration'].includes(rule.kind)
+    const isNumber = ['integer', 'bytes', 'duration', 'share'].includes(rule.kind)
     expect(rule.min !== undefined && rule.max !== undefined, path).toBe(isNumber)
   }
 })
@@ -290,6 +322,12 @@ describe('a fault', () => {
         expected:
           "a duration from 0ms to 20d: milliseconds as a number, or text such as '500ms', '1.5s', '5min', '5m', '1h', '1d'",
       },
+    ])
+  })
+
+  test('of a share names the range', () => {
+    expect(faultsWith({ breaker: { errorRate: '50%' } })).toEqual([
+      { path: 'breaker.errorRate', received: "'50%'", expected: 'a number from 0.01 to 1' },
     ])
   })
 

@@ -12,19 +12,19 @@ const server = (code: string, message = '', severity = 'ERROR', routine?: string
 
 describe('the table of codes while a query runs', () => {
   test.each([
-    ['08006', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
-    ['08P01', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
-    ['57P01', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
-    ['57P02', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
-    ['57P04', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
-    ['ECONNRESET', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
-    ['EPIPE', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
-    ['SMARTPG_CONNECTION_LOST', 'connection-lost', true, 'failure', 'connection_lost', 'elsewhere'],
+    ['08006', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
+    ['08P01', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
+    ['57P01', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
+    ['57P02', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
+    ['57P04', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
+    ['ECONNRESET', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
+    ['EPIPE', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
+    ['SMARTPG_CONNECTION_LOST', 'connection-lost', true, 'lost', 'connection_lost', 'elsewhere'],
     ['57P05', 'connection-lost', true, 'ignore', 'connection_lost', 'elsewhere'],
     ['25P03', 'connection-lost', true, 'ignore', 'connection_lost', 'elsewhere'],
     ['25P04', 'connection-lost', true, 'ignore', 'connection_lost', 'elsewhere'],
-    ['08007', 'outcome-unknown', true, 'failure', 'connection_lost', 'never'],
-    ['40003', 'outcome-unknown', true, 'failure', 'connection_lost', 'never'],
+    ['08007', 'outcome-unknown', true, 'lost', 'connection_lost', 'never'],
+    ['40003', 'outcome-unknown', true, 'lost', 'connection_lost', 'never'],
     ['40001', 'rolled-back', false, 'success', 'serialization_failure', 'transaction'],
     ['40P01', 'rolled-back', false, 'success', 'deadlock', 'transaction'],
     ['40002', 'rolled-back', false, 'success', 'query_error', 'never'],
@@ -63,14 +63,14 @@ describe('the table of codes while a query runs', () => {
 
 describe('the table of codes while connecting', () => {
   test.each([
-    ['ECONNREFUSED', 'unreachable', 'failure', 'connect', 'connection_refused', 'elsewhere'],
-    ['ENOTFOUND', 'unreachable', 'failure', 'connect', 'connection_refused', 'elsewhere'],
-    ['EHOSTUNREACH', 'unreachable', 'failure', 'connect', 'connection_refused', 'elsewhere'],
-    ['ECONNRESET', 'unreachable', 'failure', 'connect', 'connection_refused', 'elsewhere'],
-    ['SMARTPG_CONNECTION_LOST', 'unreachable', 'failure', 'connect', 'connection_refused', 'elsewhere'],
-    ['ETIMEDOUT', 'unreachable', 'failure', 'connect', 'connection_timeout', 'elsewhere'],
-    ['57014', 'unreachable', 'failure', 'connect', 'connection_timeout', 'elsewhere'],
-    ['57P01', 'unreachable', 'failure', 'connect', 'connection_refused', 'elsewhere'],
+    ['ECONNREFUSED', 'unreachable', 'lost', 'connect', 'connection_refused', 'elsewhere'],
+    ['ENOTFOUND', 'unreachable', 'lost', 'connect', 'connection_refused', 'elsewhere'],
+    ['EHOSTUNREACH', 'unreachable', 'lost', 'connect', 'connection_refused', 'elsewhere'],
+    ['ECONNRESET', 'unreachable', 'lost', 'connect', 'connection_refused', 'elsewhere'],
+    ['SMARTPG_CONNECTION_LOST', 'unreachable', 'lost', 'connect', 'connection_refused', 'elsewhere'],
+    ['ETIMEDOUT', 'unreachable', 'lost', 'connect', 'connection_timeout', 'elsewhere'],
+    ['57014', 'unreachable', 'lost', 'connect', 'connection_timeout', 'elsewhere'],
+    ['57P01', 'unreachable', 'lost', 'connect', 'connection_refused', 'elsewhere'],
     ['EMFILE', 'unreachable', 'ignore', 'connect', 'connection_refused', 'same'],
     ['57P03', 'starting', 'soft', 'connect', 'connection_refused', 'elsewhere'],
     ['53300', 'too-many-connections', 'ignore', 'connect', 'connection_refused', 'same'],
@@ -100,12 +100,12 @@ describe('the table of codes while connecting', () => {
 
 describe('our own codes', () => {
   test.each([
-    ['SMARTPG_QUERY_TIMEOUT', 'cancelled', 'ignore', 'query', 'query_timeout', 'never'],
-    ['SMARTPG_CONNECT_FAILED', 'unreachable', 'failure', 'connect', 'connection_refused', 'elsewhere'],
+    ['SMARTPG_QUERY_TIMEOUT', 'cancelled', 'slow', 'query', 'query_timeout', 'never'],
+    ['SMARTPG_CONNECT_FAILED', 'unreachable', 'lost', 'connect', 'connection_refused', 'elsewhere'],
     ['SMARTPG_ACQUIRE_TIMEOUT', 'refused', 'ignore', 'query', 'pool_exhausted', 'never'],
     ['SMARTPG_QUEUE_FULL', 'refused', 'ignore', 'query', 'pool_exhausted', 'never'],
     ['SMARTPG_CIRCUIT_OPEN', 'refused', 'ignore', 'query', 'circuit_open', 'elsewhere'],
-    ['SMARTPG_OUTCOME_UNKNOWN', 'outcome-unknown', 'failure', 'query', 'connection_lost', 'never'],
+    ['SMARTPG_OUTCOME_UNKNOWN', 'outcome-unknown', 'lost', 'query', 'connection_lost', 'never'],
     ['SMARTPG_NOT_EXECUTED', 'refused', 'ignore', 'query', 'connection_lost', 'never'],
     ['SMARTPG_INVALID_QUERY', 'query', 'ignore', 'query', 'query_error', 'never'],
     ['SMARTPG_RELEASED', 'query', 'ignore', 'query', 'query_error', 'never'],
@@ -123,7 +123,7 @@ describe('our own codes', () => {
   test('a connection that we closed ourselves never counts against the server', () => {
     expect(inQuery('SMARTPG_CONNECTION_LOST', { innerCodes: ['ABORT_ERR'] }).breaker).toBe('ignore')
     expect(inQuery('SMARTPG_CONNECTION_LOST', { innerCodes: ['SMARTPG_CLOSED'] }).breaker).toBe('ignore')
-    expect(inQuery('SMARTPG_CONNECTION_LOST', { innerCodes: ['SMARTPG_QUERY_TIMEOUT'] }).breaker).toBe('failure')
+    expect(inQuery('SMARTPG_CONNECTION_LOST', { innerCodes: ['SMARTPG_QUERY_TIMEOUT'] }).breaker).toBe('lost')
   })
 })
 
@@ -147,11 +147,15 @@ describe('what the code alone does not tell', () => {
 
   test('a full disk is an error of one statement or, as PANIC, the end of the server', () => {
     expect(server('53100')).toMatchObject({ class: 'server-resources', dropsConnection: false, breaker: 'failure' })
-    expect(server('53100', '', 'PANIC')).toMatchObject({ class: 'server-resources', dropsConnection: true })
+    expect(server('53100', '', 'PANIC')).toMatchObject({
+      class: 'server-resources',
+      dropsConnection: true,
+      breaker: 'lost',
+    })
   })
 
   test('a PANIC counts against the server even where an error of that code never does', () => {
-    expect(server('XX000', '', 'PANIC')).toMatchObject({ class: 'connection-lost', breaker: 'failure' })
+    expect(server('XX000', '', 'PANIC')).toMatchObject({ class: 'connection-lost', breaker: 'lost' })
   })
 
   test('a FATAL of an unknown reason is a lost connection', () => {

@@ -51,7 +51,7 @@ describe('a name', () => {
   test('is never that of another text, however alike two texts are', () => {
     const { engine } = newTestEngine({ statements: { prepare: 'always' } })
     const texts = ['select a from t', 'select a  from t', 'select a from t ', 'select A from t', 'select b from t']
-    const names = texts.map((sql) => engine.nameOf(engine.statement(sql, []), engine.cluster.primary, false))
+    const names = texts.map((sql) => engine.nameOf(engine.statement(sql, []), engine.cluster.primary, false, 1))
     expect(names).not.toContain(undefined)
     expect(new Set(names).size).toBe(texts.length)
   })

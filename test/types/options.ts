@@ -14,6 +14,8 @@ export const right: SmartPgOptions[] = [
   { primary, pool: { max: { default: 20, 'eu-2': 10 }, acquireTimeout: '5s', idleTimeout: 60_000 } },
   { primary, breaker: false, metrics: false },
   { primary, breaker: 'tolerant', logger: console },
+  { primary, breaker: { errorRate: 0.3, window: '20s', minimumCalls: 50, slowCall: '2s', slowCallRate: 0.9 } },
+  { primary, breaker: { metricsOnly: true }, retry: { attempts: 5, budget: 0.1 } },
   { primary, breaker: { recoveryTimeout: { max: '2min' } }, routing: { maxLag: { ms: '5s' } } },
   { primary, session: { init: (connection) => void connection, settings: { statement_timeout: '30s', jit: false } } },
 ]
@@ -34,6 +36,12 @@ export const wrong: SmartPgOptions[] = [
   { primary, breaker: 'brave' },
   // @ts-expect-error -- a breaker is on by default; true says nothing
   { primary, breaker: true },
+  // @ts-expect-error -- rates are parts of one
+  { primary, breaker: { errorRate: '50%' } },
+  // @ts-expect-error -- misspelt
+  { primary, breaker: { slowCalls: '2s' } },
+  // @ts-expect-error -- a budget is a share of the requests
+  { primary, retry: { budget: '20%' } },
   // @ts-expect-error -- no such policy
   { primary, statements: { prepare: 'sometimes' } },
   // @ts-expect-error -- sizes are numbers
