@@ -36,6 +36,13 @@ export function logTo(logger: Logger | undefined, source: Source): void {
   )
 }
 
+/** Somebody on the way to this node could read or answer: to `logger`, or to `process.emitWarning`. */
+export function warnOfInsecure(logger: Logger | undefined, node: string, message: string): void {
+  const code = 'SMARTPG_INSECURE'
+  if (logger === undefined) process.emitWarning(message, { type: 'SmartPgWarning', code })
+  else logger.warn({ node, code }, message)
+}
+
 /** Code and message of our own errors; of others only the code, since their words may quote values. */
 function told(error: unknown): { name: string; code?: unknown } {
   if (!(error instanceof Error)) return { name: typeof error }

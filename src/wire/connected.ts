@@ -50,6 +50,10 @@ export abstract class ConnectedSession {
 
   abstract get unanswered(): number
 
+  get bytesRead(): number {
+    return this.client.connection.stream.bytesRead
+  }
+
   /** Called once, with `lost` set: whoever waits for an answer gets none any more. */
   protected abstract settleAll(reason: Error): void
 

@@ -1,11 +1,14 @@
-// Opens one connection: pg resolves, connects, negotiates TLS and authenticates; we add the deadline, the
-// abort, the startup parameters, and errors that say which node, where, and what to do.
+// Opens one connection: pg resolves, connects, negotiates TLS and authenticates; we say which TLS, refuse what would
+// give a password away, and add the deadline, the abort, the startup parameters, and errors that say which node,
+// where, and what to do.
 
 import { Client } from 'pg'
-import type { ClientConfig } from 'pg'
 import type { ConnectionTarget, SslOptions, TypeParsers } from '../config/options.ts'
-import { ConfigError, SmartPgError, isSmartPgError } from '../core/errors.ts'
+import { isLoopback } from '../core/tls.ts'
 import type { Clock, OpenSession, Session, Timer } from '../core/types.ts'
+import { guardAuthentication, isEncrypted, peerOf } from './auth.ts'
+import type { AuthenticationRules } from './auth.ts'
+import { connectError } from './connect-error.ts'
 import type { SessionOptions } from './connected.ts'
 import { guardFraming } from './framing.ts'
 import type { Guard } from './framing.ts'
@@ -13,17 +16,23 @@ import { PgSession } from './pg-session.ts'
 import type { PgClient } from './pg-client.ts'
 import { NativeSession } from './session.ts'
 import type { NativeSessionOptions } from './session.ts'
+import { prepareTls, withoutTls } from './tls.ts'
+import type { Prepared } from './tls.ts'
 
 export interface OpenOptions extends SessionOptions {
   /** Asked at every connect, so that credentials and addresses may change. */
   readonly target: () => ConnectionTarget | Promise<ConnectionTarget>
   readonly ssl: SslOptions | undefined
+  /** Answers servers that ask for the password in the clear, or as MD5 hash, without TLS. Default false. */
+  readonly allowInsecureAuth?: boolean
   readonly types: TypeParsers | undefined
   readonly applicationName: string
   /** Server settings that travel in the startup message and so survive RESET. */
   readonly settings: { readonly [setting: string]: string }
   /** Told where each connection really went, for labels. */
   readonly onAddress?: (host: string, port: number) => void
+  /** Told at each connection that somebody on the way could read or answer, in words for people. */
+  readonly onInsecure?: (message: string) => void
 }
 
 /** An OpenSession for one node, over pg's Client.query. */
@@ -46,18 +55,27 @@ function openerOf(
 ): OpenSession {
   return async ({ timeoutMs, signal }) => {
     const waits = new Deadline(options, timeoutMs, signal)
+    let host = ''
     try {
-      const connecting = newClient(await waits.race(Promise.resolve().then(options.target)), options)
+      const target = await waits.race(Promise.resolve().then(options.target))
+      const prepared = await waits.race(prepareTls(target, options.ssl, options.node))
+      const connecting = newClient(prepared, options)
       const { client } = connecting
       waits.onGiveUp(() => client.connection.stream.destroy())
       // pg raises late socket errors on the client; without a listener they would end the process.
       client.on('error', () => undefined)
-      options.onAddress?.(client.host, client.port)
+      guardAuthentication(client, rulesOf(options, prepared), (why) => waits.giveUp(why))
+      host = client.host
+      options.onAddress?.(host, client.port)
       await waits.race(client.connect())
       client.connection.stream.setKeepAlive?.(true, 10_000)
+      warnOfInsecure(client, prepared, options)
       return await takeOver(connecting, waits)
     } catch (error) {
-      throw connectError(error, options)
+      const explained = connectError(error, { node: options.node, host, settings: options.settings })
+      // pg only ends its half, and a server that does not end the other would keep the socket.
+      waits.giveUp(explained)
+      throw explained
     } finally {
       waits.end()
     }
@@ -70,12 +88,17 @@ interface NewClient {
   readonly guard: () => Guard
 }
 
-function newClient(target: ConnectionTarget, options: OpenOptions): NewClient {
-  const config: ClientConfig = typeof target === 'string' ? { connectionString: target } : { ...(target as object) }
-  if (options.ssl !== undefined) config.ssl ??= options.ssl as boolean
+type StartingClient = PgClient & { getStartupConf(): Record<string, string> }
+
+function newClient({ config, binding }: Prepared, options: OpenOptions): NewClient {
   if (options.types !== undefined) config.types = options.types as never
   config.application_name = options.applicationName
-  const client = new Client(config) as unknown as PgClient & { getStartupConf(): Record<string, string> }
+  let client = new Client(config) as unknown as StartingClient
+  // As libpq: nobody listens in on a Unix socket, and PostgreSQL offers no TLS there.
+  if (client.host.startsWith('/') && client.connectionParameters.ssl) {
+    client = new Client(withoutTls(config)) as unknown as StartingClient
+  }
+  client.enableChannelBinding = Boolean(client.connectionParameters.ssl) && binding !== 'disable'
   const attach = client.connection.attachListeners.bind(client.connection)
   let guard: Guard
   client.connection.attachListeners = (stream) => {
@@ -87,14 +110,37 @@ function newClient(target: ConnectionTarget, options: OpenOptions): NewClient {
   return { client, guard: () => guard }
 }
 
+function rulesOf({ node, allowInsecureAuth = false }: OpenOptions, { binding }: Prepared): AuthenticationRules {
+  return { node, allowInsecureAuth, bindingRequired: binding === 'require' }
+}
+
+/** What a user may not know because nothing failed. Whoever has said that he wants it so is not told. */
+function warnOfInsecure(client: PgClient, { tls }: Prepared, { node, onInsecure }: OpenOptions): void {
+  const peer = peerOf(client)
+  if (isLoopback(peer)) return
+  if (tls === 'unchecked') {
+    onInsecure?.(
+      `The connection to node '${node}' (${peer}) is encrypted, but nobody checks who answers there: sslmode asks ` +
+        'for no check. sslmode=verify-full does it; `sslrootcert`, or `ssl: { ca }`, names a CA of your own.',
+    )
+  }
+  if (tls === 'unsaid' && !isEncrypted(client)) {
+    onInsecure?.(
+      `The connection to node '${node}' (${peer}) is not encrypted, because nothing is said about TLS. ` +
+        '`ssl: true`, or sslmode=verify-full in the URL, encrypts it and checks the server; ' +
+        '`ssl: false`, or sslmode=disable, says that it shall stay as it is.',
+    )
+  }
+}
+
 /** One deadline and one abort over the several waits of a connect. */
 class Deadline {
   readonly #clock: Clock
   readonly #timer: Timer
   readonly #signal: AbortSignal | undefined
   readonly #expired: Promise<never>
-  #giveUp: (() => void) | null = null
-  readonly #onAbort = (): void => this.#fail(this.#signal?.reason as Error)
+  #whenGivenUp: (() => void) | null = null
+  readonly #onAbort = (): void => this.giveUp(this.#signal?.reason as Error)
   #reject!: (error: unknown) => void
 
   constructor(options: OpenOptions, timeoutMs: number, signal: AbortSignal | undefined) {
@@ -103,7 +149,7 @@ class Deadline {
     this.#expired = new Promise((_, reject) => (this.#reject = reject))
     this.#expired.catch(() => undefined)
     this.#timer = this.#clock.setTimeout(
-      () => this.#fail(Object.assign(new Error(`no connection within ${timeoutMs} ms`), { code: 'ETIMEDOUT' })),
+      () => this.giveUp(Object.assign(new Error(`no connection within ${timeoutMs} ms`), { code: 'ETIMEDOUT' })),
       timeoutMs,
     )
     if (signal?.aborted) this.#onAbort()
@@ -115,7 +161,7 @@ class Deadline {
   }
 
   onGiveUp(run: () => void): void {
-    this.#giveUp = run
+    this.#whenGivenUp = run
   }
 
   end(): void {
@@ -123,70 +169,9 @@ class Deadline {
     this.#signal?.removeEventListener('abort', this.#onAbort)
   }
 
-  #fail(error: unknown): void {
-    this.#reject(error)
-    this.#giveUp?.()
+  /** Whoever waits is told why, and the socket is closed. */
+  giveUp(why: unknown): void {
+    this.#reject(why)
+    this.#whenGivenUp?.()
   }
-}
-
-function connectError(error: unknown, options: OpenOptions): unknown {
-  if (isSmartPgError(error)) return error
-  const message = messageOf(error)
-  const refused = /unsupported startup parameter(?: in options)?:? "?([\w.]+)/i.exec(message)?.[1]
-  const setting = Object.keys(options.settings).find((name) => name.toLowerCase() === refused?.toLowerCase())
-  if (setting !== undefined) {
-    return new ConfigError(
-      [
-        {
-          path: `session.settings.${setting}`,
-          received: 'a setting that the pooler in between refuses at startup',
-          expected: 'settings that it lets through; the others by ALTER ROLE … SET or ALTER DATABASE … SET',
-        },
-      ],
-      { node: options.node, cause: error },
-    )
-  }
-  const code = codeOf(error)
-  return new SmartPgError(
-    'SMARTPG_CONNECT_FAILED',
-    `Cannot connect to node '${options.node}': ${message}${code === undefined ? '' : ` (${code})`}`,
-    { node: options.node, phase: 'connect', retryable: true, hint: hintFor(code, message), cause: error },
-  )
-}
-
-function hintFor(code: string | undefined, message: string): string | undefined {
-  if (code !== undefined && code in HINTS) return HINTS[code]
-  if (message.includes('unsupported startup parameter')) {
-    return 'A pooler in between refuses it: leave it out, and use ALTER ROLE … SET or ALTER DATABASE … SET.'
-  }
-  if (message.includes('does not support SSL')) return 'The server speaks no TLS: set `ssl: false` or mend the server.'
-  return undefined
-}
-
-const HINTS: Record<string, string> = {
-  ECONNREFUSED: 'Nothing listens there: check host and port, and that the server runs.',
-  ENOTFOUND: 'The host name does not resolve: check it, and the DNS.',
-  EAI_AGAIN: 'The host name could not be looked up for now: check the DNS.',
-  ETIMEDOUT: 'No answer in time: check the network and firewalls, or raise `pool.connectTimeout`.',
-  '28P01': 'Wrong user or password.',
-  '28000': 'The server refuses this user from this address: see pg_hba.conf.',
-  '3D000': 'The database does not exist on that server.',
-  '53300': 'The server has no free connection slots: lower `pool.max`.',
-  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'The CA is not known here: give it by `ssl: { ca }`.',
-  ERR_TLS_CERT_ALTNAME_INVALID: 'The certificate is for another host: connect by the name it was made for.',
-  SELF_SIGNED_CERT_IN_CHAIN: 'The CA is not known here: give it by `ssl: { ca }`.',
-  DEPTH_ZERO_SELF_SIGNED_CERT: 'The certificate is self-signed: give it as CA by `ssl: { ca }`.',
-  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'The CA is not known here: give it by `ssl: { ca }` (Amazon RDS: its bundle).',
-}
-
-function messageOf(error: unknown): string {
-  if (error instanceof AggregateError && error.message === '') {
-    return error.errors.map((one) => messageOf(one)).join('; ')
-  }
-  return error instanceof Error ? error.message : String(error)
-}
-
-function codeOf(error: unknown): string | undefined {
-  if (typeof error !== 'object' || error === null || !('code' in error)) return undefined
-  return typeof error.code === 'string' ? error.code : undefined
 }

@@ -8,7 +8,9 @@ export interface PgClient extends Omit<Client, 'connection'> {
   readonly processID: number
   readonly secretKey: number
   readonly connection: PgConnection
-  readonly connectionParameters: { readonly ssl?: unknown }
+  readonly connectionParameters: { readonly ssl?: unknown; readonly sslnegotiation?: string }
+  /** SCRAM bound to the TLS channel where the server offers it. */
+  enableChannelBinding: boolean
   getTransactionStatus(): 'I' | 'T' | 'E' | null
   /** What getTransactionStatus answers with. */
   _txStatus: 'I' | 'T' | 'E' | null
@@ -18,8 +20,11 @@ export interface PgConnection {
   readonly parsedStatements: Record<string, string>
   readonly stream: {
     readonly writable: boolean
+    readonly bytesRead: number
     /** Bytes that the operating system has not taken yet. */
     readonly writableLength: number
+    readonly encrypted?: boolean
+    readonly remoteAddress?: string
     once(event: 'drain', listener: () => void): void
     write(bytes: Buffer): boolean
     destroy(error?: Error): void
@@ -30,7 +35,8 @@ export interface PgConnection {
   /** Through here every message goes out. */
   _send(message: Buffer): boolean
   attachListeners(stream: object): void
-  on(event: 'readyForQuery' | 'end', listener: () => void): void
+  on(event: 'readyForQuery' | 'end' | AuthenticationMessage, listener: () => void): void
+  on(event: 'authenticationSASL', listener: (message: { readonly mechanisms: readonly string[] }) => void): void
   emit(event: 'parameterStatus', message: object): boolean
   parse(message: object): void
   bind(message: object): void
@@ -39,3 +45,6 @@ export interface PgConnection {
   close(message: object): void
   sync(): void
 }
+
+type AuthenticationMessage =
+  'authenticationCleartextPassword' | 'authenticationMD5Password' | 'authenticationSASLFinal' | 'authenticationOk'

@@ -9,7 +9,7 @@ import type { Logger, SmartPgOptions } from '../../src/index.ts'
 import { startCluster } from '../support/postgres/cluster.ts'
 import type { Cluster } from '../support/postgres/cluster.ts'
 import { freePort } from '../support/postgres/free-port.ts'
-import { hba } from '../wire/own-server.ts'
+import { hasOpenssl, hba, makeCertificates, turnTlsOn } from '../wire/own-server.ts'
 import { borrowed, failure, open, ownOnly } from './dialects.ts'
 
 const PASSWORD = 'c4nary-password'
@@ -71,6 +71,11 @@ describe('options', () => {
     ['coordinates with an unknown key', { primary: { host: 'h', password: PASSWORD, pasword: PASSWORD } }],
     ['a password beside a URL', { primary: { connectionString: `postgres://a:${PASSWORD}@h/d`, password: PASSWORD } }],
     ['a key in the wrong place', { primary: 'postgres://h/d', ssl: KEY }],
+    ['a URL whose sslmode is a secret', `postgres://app@h/d?sslmode=${KEY}`],
+    [
+      'a URL that contradicts its key',
+      { primary: { connectionString: 'postgres://h/d?sslmode=disable', ssl: { key: KEY } } },
+    ],
     ['a password where a number belongs', { primary: 'postgres://h/d', pool: { max: PASSWORD } }],
   ])('that are refused are not shown: %s', async (_, options) => {
     let error: unknown
@@ -134,6 +139,35 @@ describe.skipIf(borrowed)(`a dialect with secrets ${ownOnly}`, () => {
   test('shows no TLS key', () => {
     const { db, dialect } = open<Tables>({ primary: { ...coordinates(), ssl: { key: KEY } }, ssl: { key: KEY } })
     expect([dialect, db].map(sings)).toEqual([false, false])
+  })
+
+  test.skipIf(!hasOpenssl)('shows no key of TLS at work, whoever looks (needs the program openssl)', async () => {
+    const { ca, leaf, key: serverKey, client } = makeCertificates()
+    await turnTlsOn(cluster, leaf, serverKey)
+    const ssl = { ca, cert: client.certificate, key: client.key, passphrase: KEY }
+    const { logger, lines } = listening()
+    const options: Partial<SmartPgOptions> = { logger, queryTimeout: '200ms' }
+    const encrypted = sql<{ ssl: boolean }>`select ssl from pg_stat_ssl where pid = pg_backend_pid()`
+    const bodyOf = (pem: string): string => pem.split('\n')[1]!
+    const tells = (thing: unknown): boolean =>
+      sings(thing) || [ca, client.key].some((pem) => shown(thing).includes(bodyOf(pem)))
+    expect(tells({ a: { ca } })).toBe(true)
+    for (const primary of [{ ...coordinates(), ssl }, `${url()}?sslmode=verify-full&sslpassword=${KEY}`]) {
+      const { db, dialect } = open<Tables>({ primary, ssl, ...options })
+      const heard = overheard(dialect)
+      await expect.poll(async () => (await encrypted.execute(db)).rows[0]!.ssl).toBe(true)
+      const timeout = await failure(sql`select pg_sleep(60)`.execute(db))
+      await db.connection().execute(async (one) => {
+        await encrypted.execute(one)
+        expect([dialect, db, one].filter(tells)).toEqual([])
+      })
+      expect([timeout, ...heard, ...lines, await dialect.metricsText()].filter(tells)).toEqual([])
+    }
+    for (const wrong of [{ key: KEY, cert: KEY }, { pfx: KEY, passphrase: KEY }, { ca: ca.replace(bodyOf(ca), KEY) }]) {
+      const { db, dialect } = open<Tables>({ primary: url(), ssl: wrong, ...options, pool: { acquireTimeout: 200 } })
+      const error = await failure(db.selectFrom('notes').selectAll().execute())
+      expect([error, dialect, ...lines].filter(tells)).toEqual([])
+    }
   })
 
   test.each<[string, () => Promise<string> | string]>([
