@@ -4,6 +4,7 @@
 import { IdentifierNode, RawNode } from 'kysely'
 import type { DatabaseConnection, Driver, QueryCompiler, TransactionSettings } from 'kysely'
 import type { EngineHandle } from '../engine/engine.ts'
+import { leaseOf } from './hints.ts'
 import { Lease } from './lease.ts'
 
 type Compile = QueryCompiler['compileQuery']
@@ -25,15 +26,15 @@ export class SmartPgDriver implements Driver {
   }
 
   async beginTransaction(connection: DatabaseConnection, settings: TransactionSettings): Promise<void> {
-    await (connection as Lease).begin(settings)
+    await leaseOf(connection)!.begin(settings)
   }
 
   async commitTransaction(connection: DatabaseConnection): Promise<void> {
-    await (connection as Lease).commit()
+    await leaseOf(connection)!.commit()
   }
 
   async rollbackTransaction(connection: DatabaseConnection): Promise<void> {
-    await (connection as Lease).rollback()
+    await leaseOf(connection)!.rollback()
   }
 
   async savepoint(connection: DatabaseConnection, name: string, compile: Compile): Promise<void> {
@@ -49,7 +50,7 @@ export class SmartPgDriver implements Driver {
   }
 
   async releaseConnection(connection: DatabaseConnection): Promise<void> {
-    ;(connection as Lease).release()
+    leaseOf(connection)!.release()
   }
 
   async destroy(): Promise<void> {

@@ -238,7 +238,11 @@ describe('a statement has a connection for itself', () => {
     const stage = await sharing(2)
     stage.primary.on('streamed', { rows: [{ n: 1 }, { n: 2 }] })
     const load = loadOf(stage, FAST, 3)
-    const rows = stream(stage.engine, new Hold(), stage.engine.statement('select streamed from t', []), false, 10)
+    const rows = stream(stage.engine, new Hold(), stage.engine.statement('select streamed from t', []), false, {
+      chunkSize: 10,
+      signal: undefined,
+      timeoutMs: undefined,
+    })
     for await (const chunk of rows) expect(chunk).toHaveLength(2)
     await load.ends()
     const own = pidOf(stage.primary, 'select streamed from t')

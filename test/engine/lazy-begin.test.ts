@@ -234,7 +234,12 @@ describe('the first statement of a transaction', () => {
     const transaction = await begun(one)
     const rows: Row[] = []
     const statement = one.engine.statement('select a from t', [])
-    for await (const chunk of stream(one.engine, transaction.hold, statement, false, 10)) rows.push(...chunk)
+    for await (const chunk of stream(one.engine, transaction.hold, statement, false, {
+      chunkSize: 10,
+      signal: undefined,
+      timeoutMs: undefined,
+    }))
+      rows.push(...chunk)
     expect(rows).toEqual([{ a: 1 }, { a: 2 }])
     await transaction.commit()
     transaction.release()
@@ -389,7 +394,11 @@ describe('a BEGIN that fails', () => {
     one.primary.on('start transaction', { error: noSuchLevel() })
     const transaction = await begun(one, level)
     for (let round = 0; round < 2; round++) {
-      const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), false, 10)
+      const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), false, {
+        chunkSize: 10,
+        signal: undefined,
+        timeoutMs: undefined,
+      })
       expect(await rejection(rows.next())).toMatchObject({ code: '42601' })
     }
     expectNothingOutside(one.primary)
@@ -562,7 +571,11 @@ describe('when the connection is lost under the first statement', () => {
     one.primary.on('select a', { rows: [{ a: 1 }] })
     const transaction = await begun(one)
     one.primary.killAll()
-    const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), false, 10)
+    const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), false, {
+      chunkSize: 10,
+      signal: undefined,
+      timeoutMs: undefined,
+    })
     const first = watched(rows.next())
     await one.clock.advance(seconds(1))
     expect(first.value).toEqual({ value: [{ a: 1 }], done: false })

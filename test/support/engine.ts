@@ -12,6 +12,7 @@ import { PLAIN_TABLES_SQL } from '../../src/core/plain-tables.ts'
 import { BEGIN_FACTS, PING, WHO_ANSWERS } from '../../src/core/statements.ts'
 import type { Chance, OpenSession, Rows } from '../../src/core/types.ts'
 import { Engine } from '../../src/engine/engine.ts'
+import type { OpenerHooks } from '../../src/engine/engine.ts'
 import { execute } from '../../src/engine/execute.ts'
 import { Hold } from '../../src/engine/hold.ts'
 import { Listeners } from '../../src/engine/listeners.ts'
@@ -24,6 +25,8 @@ export interface TestEngineOptions extends Omit<SmartPgOptions, 'primary' | 'rep
   /** How many replicas. Default 0. */
   replicas?: number
   chance?: Chance
+  /** The server answers questions about connections on which nothing is heard. Default false. */
+  asksAside?: boolean
 }
 
 /** A pool that opens nothing that nobody asked for, and asks no idle connection whether it lives. */
@@ -61,6 +64,7 @@ export interface TestLease {
 export function newTestEngine({
   replicas: count = 0,
   chance = () => 0.5,
+  asksAside = false,
   ...options
 }: TestEngineOptions = {}): TestEngine {
   const clock = new FakeClock()
@@ -75,8 +79,9 @@ export function newTestEngine({
     pool: { ...bare, ...options.pool },
   })
   const servers = new Map([config.primary, ...config.replicas].map((node, i) => [node, [primary, ...replicas][i]!]))
-  const opener = (node: NodeConfig): OpenSession => {
+  const opener = (node: NodeConfig, { aside }: OpenerHooks): OpenSession => {
     const server = servers.get(node)!
+    if (aside === true && !asksAside) return () => Promise.reject(new Error('nobody is asked about silent connections'))
     return (how) => (intercepted.get(server) ?? server.open)(how)
   }
   const engine = new Engine(config, { clock, chance, listeners, faultOf, opener })

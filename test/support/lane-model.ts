@@ -158,8 +158,11 @@ async function lanesClient(model: Model, server: VirtualServer, cells: NodeCells
     role: 'primary',
     cells,
     lockTimeout: '0',
+    behindPooler: false,
     admitConnect: () => ({}) as never,
+    admitProbe: () => null,
     settleConnect: () => undefined,
+    giveBackConnect: () => undefined,
     circuitOpen: () => {
       throw new Error('the model has no circuit')
     },
@@ -169,6 +172,7 @@ async function lanesClient(model: Model, server: VirtualServer, cells: NodeCells
   }
   const pool = new Pool(host, config, {
     open: server.open,
+    openBeside: server.open,
     clock: process,
     chance: process.chance,
     prepare: () => Promise.resolve(),
@@ -215,7 +219,7 @@ class Sharing implements Client {
     const statement = this.#server.statement(text)
     const passage = this.#pool.lane(text.facts) ?? (await this.#pool.waitForLane(text.facts))
     const now = this.#server.process.now()
-    passage.sends(now, '', false)
+    passage.sends(now, '', 0)
     await passage.send(statement)
     passage.settles()
   }
@@ -225,7 +229,7 @@ class Sharing implements Client {
     for (const step of [BEGIN, ...steps, COMMIT]) {
       if ('apart' in step) await this.run(step.apart)
       else {
-        pooled.sends(this.#server.process.now(), '', false)
+        pooled.sends(this.#server.process.now(), '', 0)
         await pooled.send(this.#server.statement(step))
         pooled.settles(this.#server.process.now())
       }

@@ -164,6 +164,7 @@ export class ScriptedSession implements Session {
   readonly #readListeners: (() => void)[] = []
   readonly pipelines = true
   readonly bytesUnanswered = 0
+  readonly bytesRead = 0
   /** Sent within the call that runs now. */
   unflushed = 0
 

@@ -115,6 +115,11 @@ function before(a: Event, b: Event): boolean {
   return a.at < b.at || (a.at === b.at && a.order < b.order)
 }
 
+/** What has something for the process to read. */
+export interface Readable {
+  read(): void
+}
+
 /** The client process: its time, and its event loop as libuv runs it (timers, sockets, immediates). */
 export class VirtualProcess implements Clock {
   readonly machines: Machines
@@ -123,7 +128,7 @@ export class VirtualProcess implements Clock {
   readonly outside = new Agenda()
   readonly #timers = new Agenda()
   #immediates: (() => void)[] = []
-  readonly #readable: VirtualSession[] = []
+  readonly #readable: Readable[] = []
   readonly #unwritten: VirtualSession[] = []
   #now = 0
   /** Time spent working. */
@@ -137,6 +142,11 @@ export class VirtualProcess implements Clock {
 
   now(): number {
     return this.#now
+  }
+
+  /** Timers set and neither run nor cleared. */
+  get waitsForTimers(): boolean {
+    return this.#timers.nextAt !== Infinity
   }
 
   setTimeout(run: () => void, ms: number): Timer {
@@ -157,8 +167,8 @@ export class VirtualProcess implements Clock {
     this.busyMs += ms
   }
 
-  arrives(session: VirtualSession): void {
-    this.#readable.push(session)
+  arrives(readable: Readable): void {
+    this.#readable.push(readable)
   }
 
   writes(session: VirtualSession): void {
@@ -338,6 +348,7 @@ export class VirtualSession implements Session {
   readonly raw = null
   readonly pipelines = true
   readonly bytesUnanswered = 0
+  readonly bytesRead = 0
   readonly lost = null
   status: TransactionStatus = 'idle'
   readonly #server: VirtualServer
