@@ -8,7 +8,6 @@ import type { Duration, SmartPgOptions } from './config/options.ts'
 import { durationMs } from './config/duration.ts'
 import { resolveConfig } from './config/resolve.ts'
 import type { Config, NodeConfig } from './config/options.ts'
-import type { BreakerStatus } from './core/breaker.ts'
 import { ConfigError } from './core/errors.ts'
 import type { EventName, Events } from './core/events.ts'
 import type { OpenSession } from './core/types.ts'
@@ -19,11 +18,12 @@ import type { OpenerHooks } from './engine/engine.ts'
 import { lendTo } from './engine/lend.ts'
 import type { Listening } from './engine/listen.ts'
 import { Listeners } from './engine/listeners.ts'
-import type { Node } from './engine/node.ts'
+import type { CircuitStatus, Node } from './engine/node.ts'
 import { installBatch } from './kysely/batch.ts'
 import { SmartPgDriver } from './kysely/driver.ts'
+import { installHints } from './kysely/hints.ts'
 import { warnOfSecondKysely } from './kysely/second-copy.ts'
-import { logTo } from './telemetry/log.ts'
+import { logTo, warnOfInsecure } from './telemetry/log.ts'
 import { registerPool, registry as exportedRegistry } from './telemetry/metrics.ts'
 import { snapshotOf } from './telemetry/snapshot.ts'
 import { VERSION } from './telemetry/version.ts'
@@ -37,8 +37,15 @@ export interface BreakerControl {
   forceOpen(reason: string): void
   /** Lets queries through again, counting from zero. */
   forceClose(reason: string): void
-  /** State, since when, consecutive failures, milliseconds until the next trial, the last five transitions. */
-  status(): BreakerStatus
+  /** Keeps every query from the node until what is returned is disposed, or `forceClose`; may be nested. */
+  isolate(reason: string): Disposable
+  /**
+   * Of the circuits for connecting and for querying the one that is further from closed: state, since when, consecutive
+   * failures, rates, milliseconds until the next trial, the last five transitions.
+   */
+  status(): CircuitStatus
+  /** The same, for JSON.stringify. */
+  toJSON(): CircuitStatus
 }
 
 /**
@@ -74,6 +81,8 @@ export class SmartPgDialect implements Dialect {
   readonly #listeners = new Listeners()
   readonly #handle: EngineHandle
   readonly #registry: Registry | undefined
+  /** Nodes of which it was told that their connections are not safe. */
+  readonly #insecure = new Set<string>()
   /** For a second copy of Kysely, which one warning names. */
   #looked = false
 
@@ -86,6 +95,7 @@ export class SmartPgDialect implements Dialect {
       (engine) => this.#register(engine),
     )
     installBatch(Kysely)
+    installHints(Kysely)
   }
 
   createDriver(): Driver {
@@ -190,7 +200,12 @@ export class SmartPgDialect implements Dialect {
     return {
       forceOpen: (reason) => find().forceOpen(reason),
       forceClose: (reason) => find().forceClose(reason),
+      isolate: (reason) => {
+        const end = find().isolate(reason)
+        return { [Symbol.dispose]: end }
+      },
       status: () => find().circuitStatus(),
+      toJSON: () => find().circuitStatus(),
     }
   }
 
@@ -213,17 +228,22 @@ export class SmartPgDialect implements Dialect {
   }
 
   #opener(node: NodeConfig, hooks: OpenerHooks): OpenSession {
-    const { wire, ssl, types, applicationName, session, statements } = this.#config
+    const { wire, ssl, allowInsecureAuth, types, applicationName, session, statements, logger } = this.#config
     const opener = wire === 'native' ? nativeSessionOpener : sessionOpener
     return opener({
       node: node.name,
       clock: systemClock,
       target: node.target,
       ssl,
+      allowInsecureAuth,
       types,
       applicationName,
       settings: session.settings,
       cacheSize: statements.cacheSize,
+      onInsecure: (message) => {
+        if (!this.#insecure.has(node.name)) warnOfInsecure(logger, node.name, message)
+        this.#insecure.add(node.name)
+      },
       ...hooks,
     })
   }

@@ -6,7 +6,10 @@ export type { Gap, ListenOptions, NotificationListener, NotificationSource } fro
 export type { Listening } from './engine/listen.ts'
 export { registry } from './telemetry/metrics.ts'
 export { batch, installBatch } from './kysely/batch.ts'
+export { withTimeout } from './kysely/hints.ts'
 export type { BatchItem, BatchOptions, BatchOutputs } from './kysely/batch.ts'
+export { retryTransaction } from './kysely/retry-transaction.ts'
+export type { RetryTransactionOptions } from './kysely/retry-transaction.ts'
 export {
   AcquireTimeoutError,
   BatchError,
@@ -22,6 +25,7 @@ export type { ConfigFault, Phase, PoolCounts, SmartPgErrorCode } from './core/er
 export type {
   BackgroundErrorEvent,
   BreakerEvent,
+  CircuitName,
   EventName,
   Events,
   GapEvent,
@@ -31,7 +35,8 @@ export type {
   QueryEvent,
   RetryEvent,
 } from './core/events.ts'
-export type { BreakerStatus } from './core/breaker.ts'
+export type { BreakerStatus, Transition } from './core/breaker.ts'
+export type { CircuitStatus } from './engine/node.ts'
 export type {
   BreakerOptions,
   ConnectionConfig,

@@ -20,6 +20,8 @@ test('the package exports these names and no others', () => {
     'installBatch',
     'isSmartPgError',
     'registry',
+    'retryTransaction',
+    'withTimeout',
   ])
 })
 

@@ -126,6 +126,31 @@ export const PING: Statement = { sql: 'select 1 where false', parameters: [], fa
 /** Whose session this really is. */
 export const WHO_ANSWERS: Statement = { sql: 'select pg_backend_pid()::text as pid', parameters: [], facts: READ_FACTS }
 
+/** Which transaction this is, on which server, and whether it is the backend that the connection was opened with. */
+export const WHOSE_TRANSACTION: Statement = {
+  sql:
+    'select pg_catalog.pg_current_xact_id_if_assigned()::text as xid, ' +
+    'extract(epoch from pg_catalog.pg_postmaster_start_time())::text as server, pg_catalog.pg_backend_pid()::text as pid',
+  parameters: [],
+  facts: READ_FACTS,
+}
+
+/** What has become of a transaction. */
+export function whatBecameOf(xid: string): Statement {
+  const sql =
+    'select pg_catalog.pg_xact_status($1::pg_catalog.xid8) as status, ' +
+    'extract(epoch from pg_catalog.pg_postmaster_start_time())::text as server, pg_catalog.pg_backend_pid()::text as pid'
+  return { sql, parameters: [xid], facts: READ_FACTS }
+}
+
+/** What these backends do now, and the one that is asked. */
+export function whatTheyDo(pids: readonly number[]): Statement {
+  const sql =
+    'select pid::text as pid, state from pg_catalog.pg_stat_activity ' +
+    'where pid = any($1::int[]) or pid = pg_catalog.pg_backend_pid()'
+  return { sql, parameters: [pids], facts: READ_FACTS }
+}
+
 /** What the user has set. */
 export const LOCK_TIMEOUT: Statement = {
   sql: `select current_setting('lock_timeout') as lock_timeout`,

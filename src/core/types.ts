@@ -79,6 +79,8 @@ export interface Session {
   readonly unflushed: number
   /** Bytes of the statements that are not answered yet. */
   readonly bytesUnanswered: number
+  /** Bytes heard since it was opened. */
+  readonly bytesRead: number
   /** Settles only after ReadyForQuery, or when the connection is gone. */
   send(statement: Statement): Promise<Rows>
   /** The same for somebody who needs no promise: `asker` hears of it within the read that brought the answer. */

@@ -3,7 +3,7 @@
 
 import type { Permit } from '../core/breaker.ts'
 import type { RouteReason } from '../core/cells.ts'
-import { SmartPgError, releasedError } from '../core/errors.ts'
+import { AcquireTimeoutError, SmartPgError, releasedError } from '../core/errors.ts'
 import { mayShare } from '../core/sharing.ts'
 import type { Engine } from './engine.ts'
 import type { Hold } from './hold.ts'
@@ -79,7 +79,7 @@ async function wait(run: Run, node: Node, because: RouteReason, permit: Permit):
   const { engine, hold, signal } = run
   let pooled: PooledSession
   try {
-    pooled = await node.pool.acquire({ signal })
+    pooled = await waiting(run, node, (timeoutMs) => node.pool.acquire({ signal, timeoutMs }))
   } catch (error) {
     return elsewhere(run, node, permit, error)
   }
@@ -97,7 +97,7 @@ async function waitForLane(run: Run, node: Node, because: RouteReason, permit: P
   const { hold, signal, statement } = run
   let passage: LanePassage
   try {
-    passage = await node.pool.waitForLane(statement.facts, { signal })
+    passage = await waiting(run, node, (timeoutMs) => node.pool.waitForLane(statement.facts, { signal, timeoutMs }))
   } catch (error) {
     return elsewhere(run, node, permit, error)
   }
@@ -110,13 +110,33 @@ async function waitForLane(run: Run, node: Node, because: RouteReason, permit: P
   return passage
 }
 
+/** All the waits of one statement together take no longer than `acquireTimeout`, however often it is tried. */
+async function waiting<T>(run: Run, { pool }: Node, ask: (timeoutMs: number) => Promise<T>): Promise<T> {
+  const { clock } = run.engine
+  const since = clock.now()
+  try {
+    return await ask(Math.max(1, pool.config.acquireTimeoutMs - run.waitedMs))
+  } finally {
+    run.waitedMs += clock.now() - since
+  }
+}
+
 /** The pool has tried for as long as it may. A replica is not the only one who can answer. */
 function elsewhere(run: Run, node: Node, permit: Permit, error: unknown): Seat | Promise<Seat> {
   node.giveBackQuery(permit)
+  if (error instanceof AcquireTimeoutError && holdsAround(run, node)) error.waitsForItself()
   if (node.role === 'primary' || run.signal?.aborted) throw unserved(run, node, error)
   run.failedOn.push(node)
   run.failure = error
   return bind(run)
+}
+
+/** Whether the caller holds a connection to the node already, by the transaction he stands in. */
+function holdsAround({ hold }: Run, node: Node): boolean {
+  for (let around = hold.within; around !== null; around = around.within) {
+    if (around.node === node && around.pooled !== null) return true
+  }
+  return false
 }
 
 /** It never got a connection: counted and told as a failed query all the same. */

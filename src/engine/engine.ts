@@ -7,7 +7,7 @@ import type { Fault } from '../core/fault.ts'
 import { PrimaryHistory } from '../core/freshness.ts'
 import { OwnWrites } from '../core/own-writes.ts'
 import { PlainTables } from '../core/plain-tables.ts'
-import { LOCK_TIMEOUT, PreparedNames, WHO_ANSWERS } from '../core/statements.ts'
+import { LOCK_TIMEOUT, PreparedNames, WHOSE_TRANSACTION, WHO_ANSWERS } from '../core/statements.ts'
 import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
 import { FactsCache } from '../sql/facts-of.ts'
 import { Cluster } from './cluster.ts'
@@ -36,6 +36,8 @@ export interface OpenerHooks {
   readonly mayBePooled: () => boolean
   /** Instead of the configured ones. */
   readonly types?: TypeParsers
+  /** For questions about connections that are silent. */
+  readonly aside?: boolean
 }
 
 const AS_TEXT: TypeParsers = { getTypeParser: () => String }
@@ -152,9 +154,10 @@ export class Engine {
   }
 
   /** The name to run a text under on this node; counts that it was seen. */
-  nameOf(statement: Statement, node: Node, inTransaction: boolean): string | undefined {
-    // A name that a pooler has lost cannot be prepared anew within a transaction: that is gone with it.
-    if (inTransaction && node.behindPooler && this.config.statements.prepare === 'auto') return undefined
+  nameOf(statement: Statement, node: Node, inTransaction: boolean, attempt: number): string | undefined {
+    // A name that a pooler has lost cannot be prepared anew within a transaction: that is gone with it. And what one of
+    // its server connections did not have, the next one may not have either: the second try needs no name.
+    if (node.behindPooler && (inTransaction || attempt > 1)) return undefined
     return this.#names.nameOf(statement.sql, statement.facts)
   }
 
@@ -198,15 +201,19 @@ export class Engine {
       mayBePooled: () => node.behindPooler !== false,
     }
     const open = ports.opener(config, hooks)
+    // What the server says of itself, whatever the user's type parsers make of it.
+    const ownHooks = { ...hooks, types: AS_TEXT }
     const { onCreateConnection, session } = this.config
     const restore = (fresh: Session): Promise<void> => this.#initSession(fresh)
     const node: Node = new Node(config, role, this.config.breaker, {
       ...ports,
       open,
+      openBeside: ports.opener(config, { ...ownHooks, aside: true }),
       prepare: async (fresh) => {
         node.behindPooler ??= await answersForAnother(fresh)
         if (session.init !== undefined) await this.#initSession(fresh)
         if (onCreateConnection !== undefined) await onCreateConnection(this.hookConnection(fresh))
+        if (this.config.transactions.resolveCommit) node.knowsTransactions ??= await knowsTransactions(fresh)
         // Behind a pooler nobody knows on which connection a setting would stay.
         const mayDiffer = config.pool.pipelineWrites && node.behindPooler === false
         if (mayDiffer) node.lockTimeout ??= await lockTimeoutOf(fresh)
@@ -214,10 +221,10 @@ export class Engine {
       // What onCreateConnection set up cannot be told from what a lease left behind.
       restore: onCreateConnection === undefined ? restore : null,
       queryTimeoutMs: this.config.queryTimeoutMs,
+      retryShare: this.config.retry.budget,
       pipelines: this.config.wire === 'native',
     })
-    // The monitor reads what the server said, whatever the user's type parsers make of it.
-    return { node, open: ports.opener(config, { ...hooks, types: AS_TEXT }) }
+    return { node, open: ports.opener(config, ownHooks) }
   }
 
   async #initSession(session: Session): Promise<void> {
@@ -232,6 +239,17 @@ async function lockTimeoutOf(session: Session): Promise<string | null> {
   const { rows } = await session.send(LOCK_TIMEOUT)
   const value = rows[0]?.['lock_timeout']
   return typeof value === 'string' && /^\d+[a-z]*$/.test(value) ? value : null
+}
+
+/** A server that cannot be asked would refuse in the middle of a transaction, and that would be its end. */
+async function knowsTransactions(session: Session): Promise<boolean> {
+  try {
+    await session.send(WHOSE_TRANSACTION)
+    return true
+  } catch (error) {
+    if (session.lost !== null) throw error
+    return false
+  }
 }
 
 /** Whether something between us and the server answers: a pooler makes up the backend's number that it gives at connect. */

@@ -1,6 +1,7 @@
 // The spine: one statement, top to bottom. It waits for a connection, the server, and a backoff; everything
 // else is a synchronous question to core. Each step says why it stands where it stands.
 
+import { mayCommit } from '../core/commit-fate.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Facts, Rows, Statement } from '../core/types.ts'
 import { beginWith, neverBegan, savedRoundTrip } from './begin.ts'
@@ -9,6 +10,7 @@ import { pause } from './clock.ts'
 import type { Engine } from './engine.ts'
 import { failed, waitsAlone } from './failure.ts'
 import type { Hold } from './hold.ts'
+import { answerWithId, asksForId, commitSent, knowingId, resolveCommit } from './resolve-commit.ts'
 import { named } from './run.ts'
 import type { Run } from './run.ts'
 import type { Seat } from './seat.ts'
@@ -21,6 +23,7 @@ export async function execute(
   statement: Statement,
   raw: boolean,
   signal?: AbortSignal,
+  timeoutMs?: number,
 ): Promise<Rows> {
   const startedAt = engine.clock.now()
   const run: Run = {
@@ -29,9 +32,11 @@ export async function execute(
     statement,
     raw,
     signal,
+    ownTimeoutMs: timeoutMs,
     startedAt,
     failedOn: [],
     attempt: 0,
+    waitedMs: 0,
     sentAt: startedAt,
     wasInTransaction: false,
     begin: null,
@@ -40,8 +45,12 @@ export async function execute(
     beginSent: true,
     healed: false,
     alone: true,
+    timeoutMs: 0,
+    exempt: false,
     wasLost: false,
     looked: false,
+    commit: null,
+    untold: null,
     failure: undefined,
   }
   try {
@@ -60,6 +69,10 @@ export async function execute(
       // Asked for only now, when the connection is there and the circuit has been asked: a BEGIN may wait for its statement.
       const unsaid = savedRoundTrip(run) ?? neverBegan(run)
       if (unsaid !== null) return unsaid
+      // Whose COMMIT it is must be known before it is sent: afterwards nobody can be asked.
+      if (statement.facts.kind === 'transaction' && engine.config.transactions.resolveCommit) {
+        run.commit = (await knowingId(run, seat)) ? commitSent(hold, seat) : null
+      }
       beforeSending(run, seat)
       try {
         const rows = await deliver(run, seat)
@@ -68,6 +81,7 @@ export async function execute(
       } catch (error) {
         if (waitsAlone(run, error)) continue
         const step = failed(run, seat, error)
+        if (run.untold !== null) return await resolveCommit(run, seat, run.untold)
         if (step === null) throw hold.failure
         // The backoff last: the connection is back in its pool while nobody needs it.
         if (step.after > 0) await pause(engine.clock, step.after, signal)
@@ -87,10 +101,12 @@ function deliver(run: Run, seat: Seat): Promise<Rows> {
   const { together } = hold
   if (together !== null) {
     const answer = together.add(statement)
-    if (together.full) hold.together = null
-    return answer
+    if (!together.full) return answer
+    hold.together = null
+    return asksForId(run) ? answerWithId(run, seat, answer) : answer
   }
-  return begin === null ? seat.send(statement) : beginWith(run, seat, begin, statement)
+  const answer = begin === null ? seat.send(statement) : beginWith(run, seat, begin, statement)
+  return asksForId(run) ? answerWithId(run, seat, answer) : answer
 }
 
 function unsent(hold: Hold, { reason }: AbortSignal): unknown {
@@ -106,7 +122,8 @@ function unsent(hold: Hold, { reason }: AbortSignal): unknown {
 function beforeSending(run: Run, seat: Seat): void {
   const { engine, hold, statement } = run
   const { facts } = statement
-  const timed = engine.config.queryTimeoutMs > 0 && !hold.untimed && !hold.keepsSession && !takesItsTime(facts)
+  run.exempt = hold.untimed || hold.keepsSession || takesItsTime(facts)
+  run.timeoutMs = run.ownTimeoutMs ?? (run.exempt ? 0 : engine.config.queryTimeoutMs)
   run.sentAt = engine.clock.now()
   run.wasLost = seat.session.lost !== null
   // Nobody opens a transaction on a connection that others use.
@@ -114,8 +131,9 @@ function beforeSending(run: Run, seat: Seat): void {
   run.wasInTransaction = hold.passage === null && (hold.inTransaction || belongs || hold.together !== null)
   run.begin = hold.begin
   run.alone = hold.passage !== null || (hold.together === null && seat.session.unanswered === 0)
-  seat.sends(run.sentAt, facts.summary, timed)
+  seat.sends(run.sentAt, facts.summary, run.timeoutMs)
   hold.sends(facts)
+  if (run.ownTimeoutMs !== undefined) hold.node!.pool.hurry()
 }
 
 /** DDL, COPY, VACUUM, CALL, and the lock that migrations wait for: as long as they take is long enough. */
@@ -130,9 +148,10 @@ function answered(run: Run, seat: Seat, rows: Rows): void {
   const now = engine.clock.now()
   hold.answered++
   hold.settled++
+  hold.kept ||= run.wasInTransaction && mayCommit(statement.facts)
   if (rows.executions !== undefined && run.alone) watchPlan(engine, hold, seat, statement, run, rows.executions, now)
   afterwards(engine, hold, seat, now)
-  hold.node!.settleQuery(seat.permit, 'success', now)
+  hold.node!.settleQuery(seat.permit, 'success', now, undefined, run.exempt ? 0 : now - run.sentAt)
   seat.permit = null
   count(hold, statement, run, undefined, now)
   tell(engine, hold, statement, run, undefined)

@@ -1,7 +1,9 @@
 // What becomes of a statement that failed: what happened to it, whether and where it is tried once more, and what
 // its caller is told when it is not.
 
+import { mayCommit } from '../core/commit-fate.ts'
 import { NotExecutedError, OutcomeUnknownError, SmartPgError, neverRan } from '../core/errors.ts'
+import { saidByServer } from '../core/fault.ts'
 import type { Fault } from '../core/fault.ts'
 import { nextStep } from '../core/retry.ts'
 import type { NextStep } from '../core/retry.ts'
@@ -28,9 +30,11 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
   const now = engine.clock.now()
   afterwards(engine, hold, seat, now)
   const sent = !run.wasLost && !neverRan(error)
-  // What was never sent says nothing about the server.
-  const counts = sent && (!fault.dropsConnection || fault.class === 'cancelled' || node.isNewLoss(seat.session))
-  node.settleQuery(seat.permit, counts ? fault.breaker : 'ignore', now, error)
+  // What was never sent says nothing about the server, nor does what only we have said; one lost connection says it once.
+  const tells = sent && (!fault.dropsConnection || fault.class === 'cancelled' || node.isNewLoss(seat.session))
+  const mute = fault.breaker === 'ignore' && !saidByServer(fault)
+  if (tells && !mute) node.settleQuery(seat.permit, fault.breaker, now, error, run.exempt ? 0 : now - run.sentAt)
+  else if (seat.permit !== null) node.giveBackQuery(seat.permit)
   seat.permit = null
   count(hold, statement, run, fault, now)
   if (fault.dropsConnection && hold.pooled !== null) hold.discard = true
@@ -45,7 +49,9 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
         run.healed ||
         hold.settled > 0 ||
         (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
-      committing: wasInTransaction && statement.facts.verb === 'commit',
+      committing:
+        wasInTransaction &&
+        (statement.facts.verb === 'commit' || (fault.dropsConnection && mayCommit(statement.facts))),
       onReplica: node.role === 'replica',
       triedElsewhere: failedOn.length > 0,
       attempt,
@@ -60,8 +66,14 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
     hold.settled++
     if (!node.retries.left(now) && fault.retry !== 'never') node.cells.retries[fault.class].refused++
     else if (attempt > 1) node.cells.retries[fault.class].failed++
-    tell(engine, hold, statement, run, fault)
+    hold.lost ||= fault.dropsConnection
     hold.failure = meaning(run, cause, step.outcome)
+    // What is told of a COMMIT whose answer is lost depends on what the server says of it.
+    if (run.commit !== null && step.outcome === 'unknown') run.untold = fault
+    else {
+      hold.kept ||= wasInTransaction && step.outcome === 'unknown'
+      tell(engine, hold, statement, run, fault)
+    }
     return null
   }
   node.retries.take(now)
@@ -76,11 +88,11 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
   return step
 }
 
-function timedOut({ engine, hold, statement }: Run, cause: unknown): SmartPgError {
+function timedOut({ hold, statement, timeoutMs, ownTimeoutMs }: Run, cause: unknown): SmartPgError {
   const { name } = hold.node!
   return new SmartPgError(
     'SMARTPG_QUERY_TIMEOUT',
-    `No answer within queryTimeout (${engine.config.queryTimeoutMs} ms): ${statement.facts.summary} on node '${name}'.`,
+    `No answer within ${ownTimeoutMs === undefined ? `queryTimeout (${timeoutMs} ms)` : `${timeoutMs} ms`}: ${statement.facts.summary} on node '${name}'.`,
     { node: name, phase: 'execute', cause },
   )
 }
@@ -89,7 +101,8 @@ function timedOut({ engine, hold, statement }: Run, cause: unknown): SmartPgErro
 function meaning({ hold, statement, attempt }: Run, error: unknown, outcome: 'not-executed' | 'unknown' | 'as-is') {
   if (outcome === 'as-is') return error
   const { name } = hold.node!
-  const phase = statement.facts.verb === 'commit' ? 'commit' : 'execute'
+  const { kind, verb } = statement.facts
+  const phase = verb === 'commit' || (kind === 'transaction' && verb === 'end') ? 'commit' : 'execute'
   if (outcome === 'unknown') return new OutcomeUnknownError(name, phase, error)
   const why = error instanceof Error ? error.message : String(error)
   const message = `${statement.facts.summary} was not executed on node '${name}': ${why}`

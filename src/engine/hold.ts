@@ -4,6 +4,8 @@
 
 import type { Permit } from '../core/breaker.ts'
 import type { CloseReason, RouteReason } from '../core/cells.ts'
+import { mayEndTransaction } from '../core/commit-fate.ts'
+import type { TransactionId } from '../core/commit-fate.ts'
 import type { Facts, Statement } from '../core/types.ts'
 import type { Node } from './node.ts'
 import type { LanePassage } from './passage.ts'
@@ -24,6 +26,8 @@ export class Hold {
   passage: LanePassage | null = null
   /** It has run something on a connection of others: what was drawn from sequences there, others may have drawn since. */
   rode = false
+  /** The lease in whose transaction this one was asked for. */
+  within: Hold | null = null
   /** Whose connection it is, or was last. */
   node: Node | null = null
   /** Why the connection is where it is. */
@@ -48,6 +52,14 @@ export class Hold {
   wrote: Set<string> | 'everything' | null = null
   /** Something it sent may have changed definitions. */
   redefined = false
+  /** Statements that may have written, of those sent since the transaction began. */
+  possibleWrites = 0
+  /** What is known of the id of its transaction; null: nothing. */
+  transactionId: TransactionId | null = null
+  /** The connection was lost under a statement of its transaction. */
+  lost = false
+  /** Something of its transaction may have been kept. */
+  kept = false
   /** It read from a replica outside a transaction: whatever comes next belongs on the primary. */
   readOnReplica = false
   /** Whatever comes, the primary: an earlier try was sent there, or a read on a replica came first. */
@@ -96,6 +108,9 @@ export class Hold {
   sends(facts: Facts): void {
     if (facts.stateful && this.pooled !== null) this.pooled.dirty = true
     if (facts.writes && this.pooled !== null) this.rode = false
+    if (facts.writes) this.possibleWrites++
+    // With COMMIT AND CHAIN the next has begun.
+    if (this.transactionId !== null && mayEndTransaction(facts)) this.transactionId = null
     if (facts.writes) this.wrote = written(this.wrote, facts)
     // COMMIT PREPARED brings to light what another session wrote.
     if (facts.verb === 'commit' && !this.inTransaction) this.wrote = 'everything'
@@ -119,9 +134,20 @@ export class Hold {
     }
   }
 
+  /** Kysely begins a transaction. */
+  begins(mode: 'read-write' | 'read-only'): void {
+    this.transaction = mode
+    this.possibleWrites = 0
+    this.transactionId = null
+    this.lost = false
+    this.kept = false
+  }
+
   /** The transaction is over, or was never begun. */
   leaveTransaction(): void {
     this.transaction = 'none'
+    this.possibleWrites = 0
+    this.transactionId = null
     this.lazy = null
     this.begin = null
     this.refusal = null
@@ -137,6 +163,7 @@ export class Hold {
   release(reason?: CloseReason): void {
     const { pooled } = this
     this.readOnReplica = false
+    this.transactionId = null
     this.begin = null
     this.refusal = null
     this.together = null

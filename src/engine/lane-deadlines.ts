@@ -15,45 +15,30 @@ export interface DeadlineHost {
 const CANCEL_GRACE_MS = 800
 
 /** Statements over their deadline: cancelled where that hits nobody else, otherwise their callers are told. */
-export function enforceLaneDeadlines(
-  lanes: Iterable<SharedLane>,
-  host: DeadlineHost,
-  now: number,
-  queryTimeoutMs: number,
-): void {
-  if (queryTimeoutMs === 0) return
+export function enforceLaneDeadlines(lanes: Iterable<SharedLane>, host: DeadlineHost, now: number): void {
   for (const lane of lanes) {
-    for (const passage of [...lane.passages]) enforceOne(lane, passage, host, now, queryTimeoutMs)
-    enforceEnd(lane, host, now, queryTimeoutMs)
+    for (const passage of [...lane.passages]) enforceOne(lane, passage, host, now)
+    enforceEnd(lane, host, now)
   }
 }
 
 /** Milliseconds until a deadline is to be looked at, at most `most`. */
-export function untilLaneDeadline(
-  lanes: Iterable<SharedLane>,
-  now: number,
-  queryTimeoutMs: number,
-  most: number,
-): number {
-  if (queryTimeoutMs === 0) return most
+export function untilLaneDeadline(lanes: Iterable<SharedLane>, now: number, most: number): number {
   let ms = most
   for (const { passages, cancellingSince } of lanes) {
     if (cancellingSince > 0) ms = Math.min(ms, cancellingSince + CANCEL_GRACE_MS - now)
-    const head = passages.find(({ overdue, timed }) => timed && overdue !== 'told')
-    if (head !== undefined) ms = Math.min(ms, head.overdue === 'seen' ? 0 : head.sentAt + queryTimeoutMs - now)
+    for (const { timeoutMs, overdue, sentAt } of passages) {
+      if (timeoutMs === 0 || overdue === 'told') continue
+      ms = Math.min(ms, overdue === 'seen' ? 0 : sentAt + timeoutMs - now)
+    }
   }
   return ms
 }
 
-function enforceOne(
-  lane: SharedLane,
-  passage: LanePassage,
-  host: DeadlineHost,
-  now: number,
-  queryTimeoutMs: number,
-): void {
-  if (!passage.timed || passage.overdue === 'told' || now - passage.sentAt < queryTimeoutMs) return
-  if (passage.overdue === 'no') {
+function enforceOne(lane: SharedLane, passage: LanePassage, host: DeadlineHost, now: number): void {
+  const { timeoutMs, overdue, sentAt } = passage
+  if (timeoutMs === 0 || overdue === 'told' || now - sentAt < timeoutMs) return
+  if (overdue === 'no') {
     // An answer that waits in the socket of a blocked process is read first.
     passage.overdue = 'seen'
     return
@@ -63,16 +48,16 @@ function enforceOne(
   if (lane.passages.length === 1) {
     passage.timesOut()
     cancelHead(lane, now)
-  } else passage.abandon(late(passage, host.node, queryTimeoutMs))
+  } else passage.abandon(late(passage, host.node))
 }
 
 /** What stands behind has been told, or there is nothing: then the head can be cancelled, and nobody else is hit. */
-function enforceEnd(lane: SharedLane, host: DeadlineHost, now: number, queryTimeoutMs: number): void {
+function enforceEnd(lane: SharedLane, host: DeadlineHost, now: number): void {
   const { cancellingSince, passages, pooled } = lane
   if (cancellingSince === 0) {
     if (passages[0]?.overdue === 'told' && passages.every(({ dropped }) => dropped)) cancelHead(lane, now)
   } else if (now - cancellingSince >= CANCEL_GRACE_MS) {
-    const why = `no answer within queryTimeout (${queryTimeoutMs} ms), nor to a cancel request`
+    const why = `no answer within ${passages[0]?.timeoutMs} ms, nor to a cancel request`
     pooled.session.destroy(new Error(why))
     host.silent()
   }
@@ -85,7 +70,7 @@ function cancelHead(lane: SharedLane, now: number): void {
 }
 
 /** Others stand on the connection, so it is not cancelled: it may still be executed. */
-function late({ doing }: LanePassage, node: string, queryTimeoutMs: number): SmartPgError {
-  const message = `No answer within queryTimeout (${queryTimeoutMs} ms) on a shared connection: ${doing} on node '${node}'.`
+function late({ doing, timeoutMs }: LanePassage, node: string): SmartPgError {
+  const message = `No answer within ${timeoutMs} ms on a shared connection: ${doing} on node '${node}'.`
   return new SmartPgError('SMARTPG_QUERY_TIMEOUT', message, { node, phase: 'execute' })
 }

@@ -384,7 +384,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     const again = this.#place(cost, this.#closes(cost))
     if (again === null) return false
     this.#host.cells.resent++
-    again.sends(this.now, passage.doing, passage.timed)
+    again.sends(this.now, passage.doing, passage.timeoutMs)
     again.repeat(passage)
     return true
   }

@@ -44,8 +44,8 @@ export class LanePassage implements Placed, Seat, Asker {
   alone = false
   permit: Permit | null = null
   timedOut = false
-  /** With a deadline. */
-  timed = false
+  /** How long it may take, milliseconds; 0: as long as it takes. */
+  timeoutMs = 0
   /** How far the deadline has been acted upon. */
   overdue: 'no' | 'seen' | 'told' = 'no'
   doing = ''
@@ -85,10 +85,10 @@ export class LanePassage implements Placed, Seat, Asker {
     return null
   }
 
-  sends(now: number, doing: string, timed: boolean): void {
+  sends(now: number, doing: string, timeoutMs: number): void {
     this.sentAt = now
     this.doing = doing
-    this.timed = timed
+    this.timeoutMs = timeoutMs
   }
 
   send(statement: Statement): Promise<Rows> {

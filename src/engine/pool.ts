@@ -8,7 +8,7 @@ import type { CloseReason, NodeCells } from '../core/cells.ts'
 import { AcquireTimeoutError, QueueFullError, SmartPgError } from '../core/errors.ts'
 import type { PoolCounts } from '../core/errors.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
-import type { Clock, Facts, Session, Timer } from '../core/types.ts'
+import type { Clock, Facts, OpenSession, Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
 import { Caller } from './caller.ts'
 import { Connector } from './connector.ts'
@@ -21,6 +21,8 @@ import type { DeadlineHost } from './lane-deadlines.ts'
 import { Lanes } from './lanes.ts'
 import type { LaneHost } from './lanes.ts'
 import type { Listeners } from './listeners.ts'
+import { Silence } from './silence.ts'
+import type { SilenceHost } from './silence.ts'
 import { setLockTimeout } from './lock-timeout.ts'
 import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
@@ -34,12 +36,16 @@ export interface PoolPorts extends ConnectorPorts {
   readonly queryTimeoutMs: number
   /** Connections take statements before they have answered others. */
   readonly pipelines: boolean
+  /** A connection that is no part of the pool. */
+  readonly openBeside: OpenSession
 }
 
 /** A connection of one's own, or a place on one that others use. */
 type Wants = 'connection' | 'place'
 
 export interface AcquireOptions {
+  /** Longest wait. Default: `pool.acquireTimeout`. */
+  readonly timeoutMs?: number
   /** Leaves the queue when aborted. */
   readonly signal?: AbortSignal | undefined
 }
@@ -49,13 +55,14 @@ const CLOSE_GRACE_MS = 2_000
 /** Who the error of an acquire that was in vain names. */
 const HOLDERS_NAMED = 3
 
-export class Pool implements LaneHost, DeadlineHost {
+export class Pool implements LaneHost, DeadlineHost, SilenceHost {
   readonly #config: NodePoolConfig
   readonly #ports: PoolPorts
   readonly #node: Host
   readonly #cells: NodeCells
   readonly #connector: Connector
   readonly #growth: Growth
+  readonly #silence: Silence
   readonly #idle: PooledSession[] = []
   /** Held by a lease, being asked whether it lives, or being cleaned. */
   readonly #busy = new Set<PooledSession>()
@@ -63,6 +70,7 @@ export class Pool implements LaneHost, DeadlineHost {
   readonly #waiting: WaitingRoom<PooledSession>
   readonly lanes: Lanes
   readonly #goodbyes = new Set<Promise<void>>()
+  readonly #freedListeners = new Set<(pooled: PooledSession) => void>()
   #state: 'new' | 'open' | 'draining' | 'closed' = 'new'
   #generation = 0
   /** Until they have stood once, `initial` connections are asked for. */
@@ -88,6 +96,7 @@ export class Pool implements LaneHost, DeadlineHost {
       rested: () => this.#growth.grow(this.#connector.worthTryingUnasked),
       standing: () => this.#standing,
     })
+    this.#silence = new Silence(this, ports.openBeside)
     this.#growth = new Growth(ports.clock, this.#connector, {
       open: (count) => this.#open(count),
       mayOpen: () => this.#state === 'open',
@@ -186,10 +195,11 @@ export class Pool implements LaneHost, DeadlineHost {
   }
 
   /** The same for those who have to wait. Rejects as `acquire` does. */
-  waitForLane(facts: Facts, { signal }: AcquireOptions = {}): Promise<LanePassage> {
+  waitForLane(facts: Facts, options: AcquireOptions = {}): Promise<LanePassage> {
+    const { signal, timeoutMs = this.#config.acquireTimeoutMs } = options
     const refused = this.#refused<LanePassage>(signal, 'place')
     if (refused !== null) return refused
-    const served = this.lanes.wait(facts, this.#config.acquireTimeoutMs, signal)
+    const served = this.lanes.wait(facts, timeoutMs, signal)
     this.#serve()
     this.#growth.grow()
     if (this.#tickTimer === null) this.#tick()
@@ -200,12 +210,13 @@ export class Pool implements LaneHost, DeadlineHost {
    * A connection of the caller's own until `release`.
    * Rejects with AcquireTimeoutError, QueueFullError, the signal's reason, or what makes connecting pointless.
    */
-  acquire({ signal }: AcquireOptions = {}): Promise<PooledSession> {
+  acquire(options: AcquireOptions = {}): Promise<PooledSession> {
+    const { signal, timeoutMs = this.#config.acquireTimeoutMs } = options
     const refused = this.#refused<PooledSession>(signal, 'connection')
     if (refused !== null) return refused
     const now = this.#ports.clock.now()
     const stack = this.#config.leakDetectionMs > 0 ? new Error('acquired').stack : undefined
-    const caller = new Caller<PooledSession>(this.#cells, now, now + this.#config.acquireTimeoutMs)
+    const caller = new Caller<PooledSession>(this.#cells, now, now + timeoutMs)
     const ticket = this.#waiting.join(caller)
     if (signal !== undefined) caller.watch(signal, () => this.#leave(ticket))
     this.#serve()
@@ -234,12 +245,36 @@ export class Pool implements LaneHost, DeadlineHost {
     else this.#offer(pooled, now)
   }
 
+  /** One connect that nobody waits for, if the circuit has one to spare: is the server back? */
+  probe(): void {
+    if (this.#state === 'open') this.#connector.probe(this.#generation)
+  }
+
   /** Rejects who waits: the server does not answer. */
   turnAway(because: string): void {
     const message = `Node '${this.#node.name}' does not answer: ${because}.`
     const error = new SmartPgError('SMARTPG_CONNECT_FAILED', message, { node: this.#node.name, phase: 'acquire' })
     this.#waiting.rejectAll(error)
     this.lanes.queue.rejectAll(error)
+  }
+
+  /**
+   * Connections that stood before `at` and are alive as far as anybody knows: those on which a question disturbs nobody,
+   * the idle ones first, and how many are held by callers of their own.
+   */
+  stoodBefore(at: number): { readonly free: readonly Session[]; readonly held: number } {
+    const stood = ({ openedAt, session }: PooledSession): boolean => openedAt < at && session.lost === null
+    const shared = [...this.lanes.lanes].map(({ pooled }) => pooled)
+    return {
+      free: [...this.#idle.toReversed(), ...shared].filter(stood).map(({ session }) => session),
+      held: [...this.#busy].filter(stood).length,
+    }
+  }
+
+  /** Calls `listener` with each connection that comes free, before anybody gets it, until what is returned is called. */
+  onFreed(listener: (pooled: PooledSession) => void): () => void {
+    this.#freedListeners.add(listener)
+    return () => this.#freedListeners.delete(listener)
   }
 
   /** Every idle connection is asked whether it lives before it is used: one socket of this host went silent. */
@@ -274,6 +309,7 @@ export class Pool implements LaneHost, DeadlineHost {
     for (const { pooled } of [...this.lanes.lanes]) this.#remove(pooled, 'drain', closed)
     if (this.#tickTimer !== null) clock.clearTimeout(this.#tickTimer)
     this.#growth.stop()
+    this.#silence.stop()
     this.lanes.stop()
     await Promise.all(this.#goodbyes)
     this.#state = 'closed'
@@ -426,7 +462,9 @@ export class Pool implements LaneHost, DeadlineHost {
     if (this.#state !== 'open') void this.#close(pooled, 'drain')
     else if (now >= pooled.lifetimeEnd) void this.#close(pooled, 'lifetime')
     else if (pooled.generation !== this.#generation) void this.#close(pooled, 'failover')
-    else if (!this.#hand(pooled, now)) {
+    else {
+      for (const listener of this.#freedListeners) listener(pooled)
+      if (this.#hand(pooled, now)) return
       pooled.idleSince = now
       pooled.session.unref()
       this.#idle.push(pooled)
@@ -593,6 +631,12 @@ export class Pool implements LaneHost, DeadlineHost {
       .slice(0, HOLDERS_NAMED)
   }
 
+  /** A statement went out whose time may be over before the next look at those that are under way. */
+  hurry(): void {
+    this.#ports.clock.clearTimeout(this.#tickTimer)
+    this.#tick()
+  }
+
   #tick(): void {
     const { clock } = this.#ports
     this.#tickTimer = clock.setTimeout(() => {
@@ -604,17 +648,19 @@ export class Pool implements LaneHost, DeadlineHost {
 
   #untilNextLook(now: number): number {
     const { queryTimeoutMs } = this.#ports
-    const ms = untilNextLook(this.#busy, now, tickMs(this.#config, queryTimeoutMs), queryTimeoutMs)
-    return Math.max(SHORTEST_TICK_MS, untilLaneDeadline(this.lanes.lanes, now, queryTimeoutMs, ms))
+    const ms = untilNextLook(this.#busy, now, tickMs(this.#config, queryTimeoutMs))
+    return Math.max(SHORTEST_TICK_MS, untilLaneDeadline(this.lanes.lanes, now, ms))
   }
 
   #keepHouse(): void {
     const now = this.#ports.clock.now()
     for (const pooled of [...this.#busy]) {
-      if (enforceDeadline(pooled, now, this.#ports.queryTimeoutMs)) this.suspect()
+      if (enforceDeadline(pooled, now)) this.suspect()
       if (leaked(pooled, now, this.#config.leakDetectionMs)) this.#reportLeak(pooled, now)
     }
-    enforceLaneDeadlines(this.lanes.lanes, this, now, this.#ports.queryTimeoutMs)
+    enforceLaneDeadlines(this.lanes.lanes, this, now)
+    // Behind a pooler nobody knows whose backend a connection has.
+    if (this.#node.behindPooler === false) this.#silence.look(this.#used())
     if (this.#state !== 'open') return
     // The rules look at how long ago something was.
     this.#reserve()
@@ -626,6 +672,11 @@ export class Pool implements LaneHost, DeadlineHost {
     }
     for (const pooled of silent(this.#idle, now, keepaliveMs)) void this.#keepAlive(pooled, now)
     this.#growth.grow(this.#connector.worthTryingUnasked)
+  }
+
+  *#used(): Iterable<PooledSession> {
+    yield* this.#busy
+    for (const { pooled } of this.lanes.lanes) yield pooled
   }
 
   #reportLeak(pooled: PooledSession, now: number): void {

@@ -4,8 +4,20 @@ import type { Permit } from '../core/breaker.ts'
 import type { Rows, Session, Statement } from '../core/types.ts'
 import type { Seat } from './seat.ts'
 
+/** What is known of one connection since it was last heard. */
+export interface Quiet {
+  /** Bytes heard until then. */
+  readonly bytes: number
+  readonly since: number
+  /** When the server is to be asked about it. */
+  askAt: number
+  /** The server has said that nothing runs there. */
+  doubted: boolean
+}
+
 export class PooledSession implements Seat {
   readonly session: Session
+  /** When it stood, set up: its backend is older. */
   readonly openedAt: number
   /** Replaced after this. */
   readonly lifetimeEnd: number
@@ -46,10 +58,12 @@ export class PooledSession implements Seat {
     this.idleSince = now
   }
 
+  /** Since when nothing was heard of it although a statement is under way. */
+  quiet: Quiet | null = null
   /** A cancel request on its way. */
   cancelling: Promise<void> | null = null
-  #outstanding = 0
-  #timed = false
+  /** How long each statement that is under way may take, in the order in which they were sent. */
+  readonly #timeouts: number[] = []
 
   /** Out of its pool, whether said goodbye to or destroyed. */
   closed = false
@@ -60,17 +74,21 @@ export class PooledSession implements Seat {
     this.leakReported = false
     this.stack = undefined
     this.permit = null
-    this.#outstanding = 0
+    this.#timeouts.length = 0
     this.sentAt = 0
   }
 
   /** A statement goes out; behind another one its time begins when that one has ended. */
-  sends(now: number, doing: string, timed: boolean): void {
+  sends(now: number, doing: string, timeoutMs: number): void {
     this.doing = doing
-    this.#timed = timed
-    if (this.#outstanding++ > 0) return
-    this.sentAt = timed ? now : 0
+    if (this.#timeouts.push(timeoutMs) > 1) return
+    this.sentAt = timeoutMs > 0 ? now : 0
     this.overdue = 'no'
+  }
+
+  /** How long the statement that runs now may take, milliseconds; 0: as long as it takes, or nothing runs. */
+  get timeoutMs(): number {
+    return this.#timeouts[0] ?? 0
   }
 
   send(statement: Statement): Promise<Rows> {
@@ -79,10 +97,10 @@ export class PooledSession implements Seat {
 
   settles(now: number): void {
     // One that its lease did not wait for was no longer counted.
-    this.#outstanding = Math.max(0, this.#outstanding - 1)
-    this.sentAt = this.#outstanding > 0 && this.#timed ? now : 0
+    this.#timeouts.shift()
+    this.sentAt = this.timeoutMs > 0 ? now : 0
     // Of statements that were sent together the cancelled one is not always the first to be told.
-    if (this.#outstanding === 0 || this.overdue !== 'cancelled') this.overdue = 'no'
+    if (this.#timeouts.length === 0 || this.overdue !== 'cancelled') this.overdue = 'no'
   }
 
   /** Asks the server to cancel what runs. Until that has ended nothing else may be sent: it would be hit instead. */

@@ -1,5 +1,7 @@
 // One statement on its way through the spine: what every step that has a part in it knows of it.
 
+import type { CommitSent } from '../core/commit-fate.ts'
+import type { Fault } from '../core/fault.ts'
 import type { Statement } from '../core/types.ts'
 import type { Engine } from './engine.ts'
 import type { Hold, Opening } from './hold.ts'
@@ -13,10 +15,14 @@ export interface Run {
   /** Raw SQL of the user. */
   readonly raw: boolean
   readonly signal: AbortSignal | undefined
+  /** How long it may take, as its caller said. */
+  readonly ownTimeoutMs: number | undefined
   readonly startedAt: number
   /** Nodes that could not answer it so far. */
   readonly failedOn: Node[]
   attempt: number
+  /** For a connection, in all tries together. */
+  waitedMs: number
   sentAt: number
   wasInTransaction: boolean
   /** The BEGIN that it took along. */
@@ -30,17 +36,25 @@ export interface Run {
   healed: boolean
   /** Nothing of its own lease stands before it or leaves with it: its time is its own. */
   alone: boolean
+  /** How long it may take, milliseconds; 0: as long as it takes. */
+  timeoutMs: number
+  /** Taking its time is in its nature. */
+  exempt: boolean
   /** The connection was gone before this statement: its holder had not noticed yet. */
   wasLost: boolean
   /** The replicas have been looked at on its behalf. */
   looked: boolean
+  /** It is a COMMIT whose answer, if it is lost, may be asked for. */
+  commit: CommitSent | null
+  /** What lost the answer to that, while nobody has been told. */
+  untold: Fault | null
   /** What the try before ended with. */
   failure: unknown
 }
 
 /** The statement as it is sent: named as late as possible, because the name is about the server's memory. */
-export function named({ engine, hold, statement, wasInTransaction }: Run): Statement {
-  const name = engine.nameOf(statement, hold.node!, wasInTransaction)
+export function named({ engine, hold, statement, wasInTransaction, attempt }: Run): Statement {
+  const name = engine.nameOf(statement, hold.node!, wasInTransaction, attempt)
   if (name === undefined) return statement
   const { sql, parameters, facts } = statement
   return { sql, parameters, facts, name }

@@ -12,7 +12,7 @@ export interface Seat {
   readonly cancelling: Promise<void> | null
   /** Whether the statement was ended by its deadline. */
   readonly timedOut: boolean
-  sends(now: number, doing: string, timed: boolean): void
+  sends(now: number, doing: string, timeoutMs: number): void
   send(statement: Statement): Promise<Rows>
   settles(now: number): void
 }

@@ -1,10 +1,11 @@
 // Rows in chunks, through a portal of its own. Outside a transaction it runs in one of its own, because a
 // portal does not outlive the exchange that ends with Sync otherwise; it closes on every path.
 
-import { neverRan } from '../core/errors.ts'
+import { SmartPgError, neverRan } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Row, Statement } from '../core/types.ts'
+import { within } from './clock.ts'
 import type { Engine } from './engine.ts'
 import { execute } from './execute.ts'
 import type { Hold } from './hold.ts'
@@ -18,15 +19,25 @@ const COMMIT: Statement = {
   facts: { ...BEGIN_FACTS, verb: 'commit', summary: 'COMMIT' },
 }
 
+/** A cancel request is one connect and one message. */
+const CANCEL_MS = 2_000
+
+export interface StreamLimits {
+  readonly chunkSize: number
+  readonly signal: AbortSignal | undefined
+  /** Longest time for the answer to each chunk, milliseconds. Default: as long as it takes. */
+  readonly timeoutMs: number | undefined
+}
+
 /** Yields at most `chunkSize` rows at a time. The reader takes as long as it takes: no queryTimeout. */
 export async function* stream(
   engine: Engine,
   hold: Hold,
   statement: Statement,
   raw: boolean,
-  chunkSize: number,
-  signal?: AbortSignal,
+  limits: StreamLimits,
 ): AsyncGenerator<Row[]> {
+  const { signal } = limits
   const startedAt = engine.clock.now()
   const own = hold.transaction === 'none' && !hold.inTransaction
   hold.untimed = true
@@ -36,7 +47,7 @@ export async function* stream(
   hold.sends(statement.facts)
   let fault: Fault | undefined
   try {
-    yield* portalRows(hold, statement, chunkSize, signal)
+    yield* portalRows(engine, hold, statement, limits)
     if (own) await execute(engine, hold, COMMIT, true)
   } catch (error) {
     fault = engine.faultOf(error, 'query')
@@ -46,7 +57,8 @@ export async function* stream(
     hold.untimed = false
     count(hold, statement, times, fault, engine.clock.now())
     tell(engine, hold, statement, times, fault)
-    if (own && hold.inTransaction) await end(engine, hold, fault)
+    // On a connection that is gone there is nothing to end.
+    if (own && hold.inTransaction && hold.pooled?.session.lost === null) await end(engine, hold, fault)
   }
 }
 
@@ -58,22 +70,38 @@ async function end(engine: Engine, hold: Hold, fault: Fault | undefined): Promis
 }
 
 async function* portalRows(
+  engine: Engine,
   hold: Hold,
   statement: Statement,
-  chunkSize: number,
-  signal: AbortSignal | undefined,
+  { chunkSize, signal, timeoutMs = 0 }: StreamLimits,
 ): AsyncGenerator<Row[]> {
-  const portal = hold.pooled!.session.openPortal(statement)
+  const { session } = hold.pooled!
+  const portal = session.openPortal(statement)
+  const read = (): Promise<Row[]> => {
+    if (timeoutMs === 0) return portal.read(chunkSize)
+    return within(engine.clock, timeoutMs, portal.read(chunkSize), () => {
+      const error = tooLate(hold, statement, timeoutMs)
+      // What it would still answer belongs to nobody; and without a cancel the server would work on, locks in hand.
+      void session.cancel(CANCEL_MS).catch(() => undefined)
+      session.destroy(error)
+      return error
+    })
+  }
   try {
     for (;;) {
       signal?.throwIfAborted()
-      const rows = await portal.read(chunkSize)
+      const rows = await read()
       if (rows.length > 0) yield rows
       if (rows.length < chunkSize) return
     }
   } finally {
     await portal.close().catch(() => undefined)
   }
+}
+
+function tooLate({ node }: Hold, { facts }: Statement, timeoutMs: number): SmartPgError {
+  const message = `No rows within ${timeoutMs} ms: ${facts.summary} on node '${node!.name}'.`
+  return new SmartPgError('SMARTPG_QUERY_TIMEOUT', message, { node: node!.name, phase: 'stream' })
 }
 
 async function begin(engine: Engine, hold: Hold, statement: Statement, raw: boolean, signal?: AbortSignal) {

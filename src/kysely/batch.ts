@@ -14,7 +14,8 @@ import {
 } from '../core/errors.ts'
 import type { Phase } from '../core/errors.ts'
 import { factsOf } from '../sql/facts.ts'
-import { Lease } from './lease.ts'
+import { leaseOf, markedFor } from './hints.ts'
+import type { Lease } from './lease.ts'
 
 /** Anything that could be executed on its own: a query builder, a schema builder, sql``, a CompiledQuery. */
 export type BatchItem = Executable | CompiledQuery
@@ -114,7 +115,11 @@ async function run(
   db: Kysely<unknown>,
 ): Promise<QueryResult<unknown>[]> {
   refuseWhatBreaksIt(queries)
-  if (connection instanceof Lease) return runOnLease(connection, queries, options)
+  const lease = leaseOf(connection)
+  if (lease !== null) {
+    const own = queries.map((query) => markedFor(connection, query))
+    return runOnLease(lease, own, options)
+  }
   warnWrapped(db.getExecutor().adapter)
   return runOneByOne(connection, queries, options, db.isTransaction)
 }
@@ -321,7 +326,7 @@ function refuseWhatBreaksIt(queries: readonly CompiledQuery[]): void {
 }
 
 function fail(connection: DatabaseConnection, index: number | null, phase: Phase, cause: unknown): never {
-  throw new BatchError(index, phase, cause, connection instanceof Lease ? connection.hold.node?.name : undefined)
+  throw new BatchError(index, phase, cause, leaseOf(connection)?.hold.node?.name)
 }
 
 function record(lease: Lease, size: number, ms: number, result: 'ok' | 'failed'): void {

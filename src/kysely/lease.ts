@@ -10,9 +10,11 @@ import type { Rows, Statement } from '../core/types.ts'
 import type { Engine } from '../engine/engine.ts'
 import { execute } from '../engine/execute.ts'
 import { Hold } from '../engine/hold.ts'
+import { holderAround, standsIn } from '../engine/holder.ts'
 import { stream } from '../engine/stream.ts'
 import { Together, goesTogether } from '../engine/together.ts'
 import { AbortedTransactionError } from './aborted.ts'
+import { markOf } from './mark.ts'
 import { toResult, withCallerStack } from './result.ts'
 
 /** What newer versions of Kysely hand along; older ones hand nothing. */
@@ -31,6 +33,7 @@ export class Lease implements DatabaseConnection {
 
   constructor(engine: Engine) {
     this.#engine = engine
+    this.#hold.within = holderAround()
   }
 
   /** Whether a transaction of Kysely's is open on this connection. */
@@ -52,7 +55,8 @@ export class Lease implements DatabaseConnection {
     const statement = this.#statementOf(query)
     // Where the statement before may still change the connection, this one must see which it has become.
     while (this.#before !== null && this.#hold.bound === null) await this.#before.catch(() => undefined)
-    const running = execute(this.#engine, this.#hold, statement, raw, options?.signal)
+    const { timeoutMs } = markOf(query)
+    const running = execute(this.#engine, this.#hold, statement, raw, options?.signal, timeoutMs)
     this.#before = running
     try {
       const answer = await running
@@ -81,7 +85,9 @@ export class Lease implements DatabaseConnection {
     const raw = query.query.kind === 'RawNode'
     const statement = this.#statementOf(query)
     try {
-      for await (const rows of stream(this.#engine, this.#hold, statement, raw, chunkSize, options?.signal)) {
+      const { timeoutMs } = markOf(query)
+      const limits = { chunkSize, signal: options?.signal, timeoutMs }
+      for await (const rows of stream(this.#engine, this.#hold, statement, raw, limits)) {
         yield { rows: rows as R[] }
       }
     } catch (error) {
@@ -91,9 +97,10 @@ export class Lease implements DatabaseConnection {
 
   async begin(settings: TransactionSettings, options?: AbortableOptions): Promise<void> {
     const { accessMode, isolationLevel } = settings
+    standsIn(this.#hold)
     // A standby has no SERIALIZABLE.
     const offloadable = accessMode === 'read only' && isolationLevel !== 'serializable'
-    this.#hold.transaction = offloadable ? 'read-only' : 'read-write'
+    this.#hold.begins(offloadable ? 'read-only' : 'read-write')
     this.#beginning = true
     try {
       await this.executeQuery(CompiledQuery.raw(beginText(settings)), options)
