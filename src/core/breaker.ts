@@ -38,7 +38,7 @@ export type Outcome = BreakerVerdict
 /** The state in which a call was admitted; `refused` when it was not. */
 export type Permit = number
 export const refused: Permit = -1
-/** Admitted although it would not have been: what it comes to is nobody's business. */
+/** Admitted although it should have been refused: for metrics only. */
 const unheard: Permit = -2
 
 /** The parts of a CircuitOpenError. */
@@ -182,7 +182,8 @@ export class Breaker {
    */
   admitProbe(now: number): Permit {
     const state = this.#state
-    if (state.at !== 'open' || state.probing || now < state.probeAt) return refused
+    // When its time is over the next call is a trial.
+    if (state.at !== 'open' || state.probing || now < state.probeAt || now >= state.until) return refused
     state.probing = true
     state.probeAt = now + state.probeEveryMs
     return this.#generation
@@ -194,8 +195,12 @@ export class Breaker {
    * caller who is refused later finds in his error.
    */
   settle(permit: Permit, outcome: Outcome, now: number, chance: Chance = middle, cause?: unknown, tookMs = 0): void {
-    if (permit !== this.#generation) return
     const state = this.#state
+    if (permit !== this.#generation) {
+      // Who was let through all the same has found out what a probe would.
+      if (permit === unheard && state.at === 'open' && outcome === 'success') this.#probeAnswered(state, now)
+      return
+    }
     if (state.at === 'closed') this.#settleClosed(state, outcome, now, chance, cause, tookMs)
     else if (state.at === 'half-open' && state.running > 0) {
       state.running -= 1
@@ -203,7 +208,7 @@ export class Breaker {
       else this.#failedTrial(state, outcome, now, chance, cause)
     } else if (state.at === 'open' && state.probing) {
       state.probing = false
-      if (isAnswer(outcome)) this.#answeredTrial(this.#halfOpen(state, 'a probe was answered', now), now)
+      if (isAnswer(outcome)) this.#probeAnswered(state, now)
       else this.#lastCause = cause
     }
   }
@@ -341,10 +346,14 @@ export class Breaker {
     this.#open(state.failures + 1, openings, 'a trial call failed', now, chance, cause)
   }
 
+  #probeAnswered(state: Open, now: number): void {
+    this.#answeredTrial(this.#halfOpen(state, 'a probe was answered', now), now)
+  }
+
   #answeredTrial(state: HalfOpen, now: number): void {
     if (state !== this.#state) return
     state.answered += 1
-    if (state.answered < this.#trials() && !this.#closesAtOnce) return
+    if (state.answered < this.#trials()) return
     const rampFrom = this.#closesAtOnce ? NaN : now
     this.#close(`${state.answered} trial calls were answered`, now, rampFrom, state.openings)
   }
@@ -400,7 +409,7 @@ export class Breaker {
   }
 
   #trials(): number {
-    return this.#settings!.halfOpenMaxCalls
+    return this.#closesAtOnce ? 1 : this.#settings!.halfOpenMaxCalls
   }
 
   // As long as the longest time that it would have stayed open without asking at all.

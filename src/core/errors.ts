@@ -65,6 +65,13 @@ export class SmartPgError extends Error {
   }
 }
 
+/** Thousands are refused in a bad moment: frames would cost more time and memory than all else. */
+function withoutFrames(): number {
+  const usual = Error.stackTraceLimit
+  Error.stackTraceLimit = 0
+  return usual
+}
+
 function hasBrand(value: unknown, symbol: symbol): value is SmartPgError {
   return typeof value === 'object' && value !== null && symbol in value
 }
@@ -111,6 +118,7 @@ export class CircuitOpenError extends SmartPgError {
   readonly retryAfterMs: number | null
 
   constructor(node: string, since: number, retryAfterMs: number | null, because: string, cause?: unknown) {
+    const usual = withoutFrames()
     const when = retryAfterMs === null ? 'until it is closed by hand' : `for ${Math.ceil(retryAfterMs)} ms more`
     super('SMARTPG_CIRCUIT_OPEN', `Circuit breaker of node '${node}' is open ${when}: ${because}.`, {
       node,
@@ -119,6 +127,7 @@ export class CircuitOpenError extends SmartPgError {
       hint: 'Nothing was sent. The last fault of the server stands in `cause`.',
       cause,
     })
+    Error.stackTraceLimit = usual
     this.since = since
     this.retryAfterMs = retryAfterMs
   }
@@ -182,11 +191,13 @@ export class QueueFullError extends SmartPgError {
   readonly pool: PoolCounts
 
   constructor(node: string, pool: PoolCounts) {
+    const usual = withoutFrames()
     super(
       'SMARTPG_QUEUE_FULL',
       `${pool.waiting} callers already wait for a connection to node '${node}' (pool.maxWaiting).`,
       { node, phase: 'acquire', retryable: true, hint: 'Shed load earlier, or raise `pool.maxWaiting`.' },
     )
+    Error.stackTraceLimit = usual
     this.pool = pool
   }
 }

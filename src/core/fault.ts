@@ -146,6 +146,9 @@ const special = {
   refusedByStandby: ['read-only',          'query', false, 'success', 'query_error',           'primary',       ''],
   stalePlan:        ['prepared-statement', 'query', false, 'success', 'query_error',           'once-prepared', ''],
   hungUp:           ['connection-lost',    'query', true,  'ignore',  'connection_lost',       'elsewhere',     ''],
+  // PgBouncer's ways of saying 53300: to who connects, and to whoever waited for one of its server connections.
+  poolerIsFull:     ['too-many-connections', 'connect', true, 'ignore', 'connection_refused',  'same',          ''],
+  poolerKeptIt:     ['too-many-connections', 'query', true, 'ignore',  'connection_lost',       'elsewhere',     ''],
 } as const satisfies Record<string, Row>
 
 interface Lookup {
@@ -195,6 +198,11 @@ export function saidByServer({ code }: Pick<Fault, 'code'>): boolean {
   return code !== undefined && sqlState.test(code)
 }
 
+/** Whoever answered for the server did not pass the statement on to it. */
+export function neverPassedOn(fault: Fault): boolean {
+  return fault.class === 'too-many-connections'
+}
+
 /** The error's own code if it has a row, else the first of those inside that has one. */
 function knownCode({ code, innerCodes, during }: Evidence): string | undefined {
   if (innerCodes === undefined || (code !== undefined && rowFor(code, during) !== undefined)) return code
@@ -207,6 +215,7 @@ function meaningOf(evidence: Evidence, code: string | undefined): Row {
   const answered = evidence.severity !== undefined || (code !== undefined && sqlState.test(code))
   if (during === 'connect') {
     if (code === '08P01' && poolerRefusesSetting.test(evidence.message)) return otherwise.answeredConnect
+    if (code === '08P01' && poolerIsFull.test(evidence.message)) return special.poolerIsFull
     return row ?? (answered ? otherwise.answeredConnect : otherwise.thrownInConnect)
   }
   return specialMeaning(evidence, code, row) ?? row ?? (answered ? otherwise.answeredQuery : otherwise.thrownInQuery)
@@ -218,6 +227,7 @@ function specialMeaning(evidence: Evidence, code: string | undefined, row: Row |
     return special.hungUp
   }
   if (isFatal(evidence)) {
+    if (code === '08P01' && poolerKeptIt.test(evidence.message)) return special.poolerKeptIt
     return row === undefined || row[0] === 'query' || row[0] === 'internal' ? special.hungUp : undefined
   }
   if (code === '0A000' && evidence.routine === 'RevalidateCachedQuery') return special.stalePlan
@@ -247,4 +257,7 @@ const conflictRoutine = /RecoveryConflict|^ProcessInterrupts$/i
 const standbyRefusal = /recovery|standby|read-only/
 // PgBouncer says 08P01 for a lost server (worth another try) as for what it will never accept.
 const poolerRefusesSetting = /unsupported startup parameter|no such (?:database|user)|authentication failed/
+const poolerIsFull = /no more connections allowed/
+// Told to those alone whose statement it has not passed on.
+const poolerKeptIt = /^query_wait_timeout|^server login has been failing|^pgbouncer cannot connect to server/
 const sqlState = /^(?:\d[0-9A-Z]|[A-Z]\d|HV|XX)[0-9A-Z]{3}$/

@@ -34,6 +34,14 @@ export interface Passage {
   serverMs: number
 }
 
+/** What carries it. */
+interface Carrier {
+  readonly bytesUnanswered: number
+  readonly unflushed: number
+  /** Its settings are not what they were: it is to be put right before anybody else gets it. */
+  readonly drifted?: boolean
+}
+
 /** One connection as the rules see it. */
 export class Lane<P extends Passage = Passage> {
   /** What stands on it, in the order of the answers. */
@@ -49,9 +57,9 @@ export class Lane<P extends Passage = Passage> {
   ending = false
 
   /** Bytes that are not answered yet, and statements that leave with this turn's write: what the connection says. */
-  readonly #connection: { readonly bytesUnanswered: number; readonly unflushed: number }
+  readonly #connection: Carrier
 
-  constructor(connection: { readonly bytesUnanswered: number; readonly unflushed: number }) {
+  constructor(connection: Carrier) {
     this.#connection = connection
   }
 
@@ -93,7 +101,7 @@ export class Lane<P extends Passage = Passage> {
 
   /** Whether a statement may ride behind those that are there. */
   isOpen(now: number, roundTripMs: number, unreadMs: number): boolean {
-    if (this.reserved || this.ending || this.closed !== 'no') return false
+    if (this.reserved || this.ending || this.closed !== 'no' || this.#connection.drifted === true) return false
     if (this.isOverdue(now, roundTripMs, unreadMs)) return false
     return this.#connection.bytesUnanswered <= MOST_BYTES
   }

@@ -16,6 +16,8 @@ export interface Failure {
   readonly facts: Pick<Facts, 'retrySafe' | 'writes' | 'stateful' | 'multiple' | 'kind' | 'verb'>
   /** In a transaction of the user, or on a connection that he was promised for himself. */
   readonly inTransaction: boolean
+  /** It was no transaction, but a connection that he was promised for himself. */
+  readonly keepsSession?: boolean
   /** It was the COMMIT of that transaction. */
   readonly committing: boolean
   readonly onReplica: boolean
@@ -92,6 +94,7 @@ function inTransaction(failure: Failure, fate: Fate): NextStep {
   if (failure.committing && fate === 'maybe-applied' && !failure.onReplica) {
     return { do: 'fail', outcome: 'unknown', because: 'the answer to COMMIT was lost' }
   }
+  if (failure.keepsSession === true) return gaveUp(failure, fate, 'a session that its caller keeps is never left')
   return { do: 'fail', outcome: 'as-is', because: "a user's transaction is never run again by the driver" }
 }
 

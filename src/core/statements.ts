@@ -146,9 +146,17 @@ export function whatBecameOf(xid: string): Statement {
 /** What these backends do now, and the one that is asked. */
 export function whatTheyDo(pids: readonly number[]): Statement {
   const sql =
-    'select pid::text as pid, state from pg_catalog.pg_stat_activity ' +
+    'select pid::text as pid, state, backend_start::text as born from pg_catalog.pg_stat_activity ' +
     'where pid = any($1::int[]) or pid = pg_catalog.pg_backend_pid()'
   return { sql, parameters: [pids], facts: READ_FACTS }
+}
+
+/** Ends a backend that nobody can reach any more, as long as it is the same and does nothing. */
+export function endOrphan(pid: number, born: string): Statement {
+  const sql =
+    'select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity ' +
+    "where pid = $1 and backend_start = $2::timestamptz and state like 'idle%'"
+  return { sql, parameters: [pid, born], facts: READ_FACTS }
 }
 
 /** What the user has set. */

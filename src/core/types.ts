@@ -102,6 +102,9 @@ export interface Session {
   openPortal(statement: Statement): Portal
   /** Asks the server to cancel what runs now, by the wire's CancelRequest on a channel of its own. */
   cancel(timeoutMs: number): Promise<void>
+  /** What the server reports of the session's settings is not what it was when `keepSettings` was called last. */
+  readonly drifted: boolean
+  keepSettings(): void
   /** Forgets every named statement that the server no longer holds (after DEALLOCATE ALL). */
   forgetStatements(): void
   /** Says goodbye and closes; the socket is destroyed after `graceMs`. Settles when the socket is closed. */

@@ -29,7 +29,10 @@ export function bind(run: Run): Seat | Promise<Seat> {
   // The breaker after the route, because it belongs to the server; before the queue, because nobody shall wait
   // for a server that does not answer.
   const permit = node.admitQuery(engine.clock.now())
-  if (permit === null) throw unserved(run, node, node.circuitOpen())
+  if (permit === null) {
+    hold.because = because
+    throw unserved(run, node, node.circuitOpen())
+  }
   if (rides(run, node)) {
     const passage = node.pool.lane(run.statement.facts)
     if (passage === null) return waitForLane(run, node, because, permit)
@@ -153,6 +156,8 @@ function unserved(run: Run, node: Node, error: unknown): unknown {
 async function reserved(engine: Engine, hold: Hold, pooled: PooledSession): Promise<PooledSession> {
   try {
     await engine.onReserve!(engine.hookConnection(pooled.session))
+    // What it sets is what shall be, for every lease anew.
+    pooled.session.keepSettings()
     return pooled
   } catch (error) {
     hold.release('error')

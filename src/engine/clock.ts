@@ -7,9 +7,56 @@ const ORIGIN = performance.timeOrigin
 
 export const systemClock: Clock = {
   now: () => ORIGIN + performance.now(),
-  setTimeout: (run, ms, awaited) => (awaited === undefined ? setTimeout(run, ms).unref() : setTimeout(run, ms)),
+  setTimeout: (run, ms, awaited) => (awaited === undefined ? setTimeout(run, ms).unref() : new FairTimer(run, ms)),
   nextTurn: (run) => void setImmediate(run),
-  clearTimeout: (timer: Timer) => clearTimeout(timer as NodeJS.Timeout),
+  clearTimeout: (timer: Timer) => {
+    if (timer instanceof FairTimer) timer.clear()
+    else clearTimeout(timer as NodeJS.Timeout)
+  },
+}
+
+/** A timer that is later than this was kept waiting by a busy process. */
+export const BUSY_MS = 50
+/** What it keeps from others is given to them again, but no more than this: everything settles within its time and a second. */
+export const GRACE_MS = 1_000
+
+/**
+ * A deadline over what comes through a socket. Timers run before sockets are read, so after a blocked event loop all
+ * deadlines would be over although the answers are there: what the process was deaf for is waited for once more, and
+ * then the event loop comes round twice.
+ */
+class FairTimer {
+  readonly #run: () => void
+  #due = 0
+  #grace = GRACE_MS
+  #timer: NodeJS.Timeout | undefined
+  #turn: NodeJS.Immediate | undefined
+
+  constructor(run: () => void, ms: number) {
+    this.#run = run
+    this.#wait(ms)
+  }
+
+  clear(): void {
+    clearTimeout(this.#timer)
+    clearImmediate(this.#turn)
+  }
+
+  #wait(ms: number): void {
+    this.#due = performance.now() + ms
+    this.#timer = setTimeout(() => this.#over(), ms)
+  }
+
+  #over(): void {
+    const lateMs = performance.now() - this.#due
+    if (lateMs > BUSY_MS && this.#grace > 0) {
+      const again = Math.min(lateMs, this.#grace)
+      this.#grace -= again
+      this.#wait(again)
+    } else {
+      this.#turn = setImmediate(() => (this.#turn = setImmediate(this.#run)))
+    }
+  }
 }
 
 export const systemChance: Chance = Math.random

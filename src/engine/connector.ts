@@ -52,6 +52,8 @@ export interface ConnectorEvents {
 
 /** A slot limit that the server has shown is tried again after this. */
 const SLOTS_RETRY_MS = 30_000
+/** The same when it is less than we have had before: others hold what was ours. Doubles as long as they do. */
+const SLOTS_BACK_MS = 250
 /** Without waiters a failing server is only asked again when somebody comes. */
 const TRIES_UNASKED = 3
 
@@ -68,6 +70,11 @@ export class Connector {
   #connectMs = 0
   #slots = Infinity
   #slotsUntil = 0
+  #slotsBackMs = SLOTS_BACK_MS
+  /** The limit that the server has shown; `#slots` may be one more, to see whether it still holds. */
+  #slotsShown = Infinity
+  /** Most connections that have stood at once. */
+  #stood = 0
   #restTimer: Timer = null
   readonly #watchers: (() => void)[] = []
 
@@ -81,6 +88,11 @@ export class Connector {
   /** Connects under way. */
   get connecting(): number {
     return this.#connecting
+  }
+
+  /** The last connect failed. */
+  get failing(): boolean {
+    return this.#failures > 0
   }
 
   /** Backing off after a failure: opening more now would only repeat it. */
@@ -121,7 +133,7 @@ export class Connector {
   #openWith(permit: Permit, generation: number): void {
     const startedAt = this.#ports.clock.now()
     this.#connecting++
-    void this.#openOne(startedAt, generation).then(
+    void this.#openOne(generation).then(
       (pooled) => {
         this.#connecting--
         this.#node.settleConnect(permit, 'success')
@@ -152,7 +164,7 @@ export class Connector {
   /** Tries one slot more than the server had, once in a while. */
   keepHouse(now: number): void {
     if (this.#slots === Infinity || now < this.#slotsUntil) return
-    this.#slots++
+    this.#slots = this.#slotsShown + 1
     this.#slotsUntil = now + SLOTS_RETRY_MS
   }
 
@@ -162,19 +174,20 @@ export class Connector {
     this.#stopped.abort(reason)
   }
 
-  async #openOne(now: number, generation: number): Promise<PooledSession> {
+  async #openOne(generation: number): Promise<PooledSession> {
     const { chance, clock, open, prepare } = this.#ports
     const { connectTimeoutMs, maxLifetimeMs } = this.#config
     const session = await open({ timeoutMs: connectTimeoutMs, signal: this.#stopped.signal })
     try {
       const slow = (): Error => new Error(`hooks of a new connection took longer than ${connectTimeoutMs} ms`)
       await within(clock, connectTimeoutMs, prepare(session), slow)
+      session.keepSettings()
       if (session.lost !== null) throw session.lost
     } catch (error) {
       session.destroy(error as Error)
       throw error
     }
-    return new PooledSession(session, clock.now(), lifetimeEnd(now, maxLifetimeMs, chance()), generation)
+    return new PooledSession(session, clock.now(), lifetimeEnd(clock.now(), maxLifetimeMs, chance()), generation)
   }
 
   #opened(pooled: PooledSession, startedAt: number): void {
@@ -186,6 +199,7 @@ export class Connector {
     this.#node.cells.connectionsOpened++
     this.#node.cells.connectDuration.observe(Math.round(ms * 1000))
     this.#events.opened(pooled)
+    this.#forgetSlots()
     this.#tellWatchers()
   }
 
@@ -214,6 +228,8 @@ export class Connector {
       () => {
         this.#restTimer = null
         this.#events.rested()
+        // Whoever waits for connections to stand may have one opened for himself now.
+        this.#tellWatchers()
       },
       connectBackoff(this.#failures, this.#ports.chance()),
     )
@@ -226,8 +242,22 @@ export class Connector {
 
   /** The server has no slot left: live with what there is and with what is still on its way. */
   #learnSlots(): void {
-    this.#slots = Math.max(1, this.#events.standing() + this.#connecting)
-    this.#slotsUntil = this.#ports.clock.now() + SLOTS_RETRY_MS
+    const now = this.#ports.clock.now()
+    // Connects that were refused together tell it once.
+    if (now >= this.#slotsUntil || this.#slots > this.#slotsShown)
+      this.#slotsBackMs = Math.min(SLOTS_RETRY_MS, 2 * this.#slotsBackMs)
+    this.#slotsShown = Math.max(1, this.#events.standing() + this.#connecting)
+    this.#slots = this.#slotsShown
+    this.#slotsUntil = now + (this.#slotsShown < this.#stood ? this.#slotsBackMs : SLOTS_RETRY_MS)
+  }
+
+  /** A server that lets in one more than it could has room again: how much, it will show. */
+  #forgetSlots(): void {
+    const standing = this.#events.standing()
+    this.#stood = Math.max(this.#stood, standing)
+    if (standing <= this.#slotsShown) return
+    this.#slots = this.#slotsShown = Infinity
+    this.#slotsBackMs = SLOTS_BACK_MS
   }
 
   #tellWatchers(): void {

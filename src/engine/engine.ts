@@ -171,7 +171,7 @@ export class Engine {
     const { passage, pooled } = hold
     if (passage !== null) await hold.node!.pool.lanes.cancel(passage, CANCEL_MS)
     else if (pooled !== null && pooled.session.lost === null && pooled.session.unanswered > 0)
-      await pooled.cancel(CANCEL_MS)
+      await pooled.cancel(this.clock, CANCEL_MS)
   }
 
   /** Cancels and closes a lease's connection. */

@@ -3,7 +3,7 @@
 
 import { mayCommit } from '../core/commit-fate.ts'
 import { NotExecutedError, OutcomeUnknownError, SmartPgError, neverRan } from '../core/errors.ts'
-import { saidByServer } from '../core/fault.ts'
+import { neverPassedOn, saidByServer } from '../core/fault.ts'
 import type { Fault } from '../core/fault.ts'
 import { nextStep } from '../core/retry.ts'
 import type { NextStep } from '../core/retry.ts'
@@ -29,7 +29,7 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
   const { cause, fault } = whatFailed(run, seat, error)
   const now = engine.clock.now()
   afterwards(engine, hold, seat, now)
-  const sent = !run.wasLost && !neverRan(error)
+  const sent = !run.wasLost && !neverRan(error) && !neverPassedOn(fault)
   // What was never sent says nothing about the server, nor does what only we have said; one lost connection says it once.
   const tells = sent && (!fault.dropsConnection || fault.class === 'cancelled' || node.isNewLoss(seat.session))
   const mute = fault.breaker === 'ignore' && !saidByServer(fault)
@@ -49,6 +49,7 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
         run.healed ||
         hold.settled > 0 ||
         (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
+      keepsSession: hold.settled > 0 && !wasInTransaction,
       committing:
         wasInTransaction &&
         (statement.facts.verb === 'commit' || (fault.dropsConnection && mayCommit(statement.facts))),

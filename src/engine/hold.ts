@@ -7,6 +7,7 @@ import type { CloseReason, RouteReason } from '../core/cells.ts'
 import { mayEndTransaction } from '../core/commit-fate.ts'
 import type { TransactionId } from '../core/commit-fate.ts'
 import type { Facts, Statement } from '../core/types.ts'
+import { outlivesReset } from '../sql/functions.ts'
 import type { Node } from './node.ts'
 import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
@@ -106,7 +107,10 @@ export class Hold {
 
   /** A statement goes out on the connection: what must be remembered of it once it has ended. */
   sends(facts: Facts): void {
-    if (facts.stateful && this.pooled !== null) this.pooled.dirty = true
+    if (facts.stateful && this.pooled !== null) {
+      this.pooled.dirty = true
+      this.pooled.unresettable ||= outlivesReset(facts)
+    }
     if (facts.writes && this.pooled !== null) this.rode = false
     if (facts.writes) this.possibleWrites++
     // With COMMIT AND CHAIN the next has begun.

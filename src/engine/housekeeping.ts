@@ -5,6 +5,7 @@
 import type { NodePoolConfig } from '../config/options.ts'
 import { planShrink } from '../core/pool-plan.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
+import type { Clock } from '../core/types.ts'
 import type { PooledSession } from './pooled-session.ts'
 
 /** After CancelRequest the server answers at once or not at all; with it a statement settles within its time and a second. */
@@ -34,7 +35,7 @@ export function untilNextLook(busy: Iterable<PooledSession>, now: number, tick: 
  * A statement over its time: cancel, then destroy. An overdue statement is only acted upon at the tick after the one that saw
  * it, so that an answer that waits in the socket of a blocked process is read first. True: its server is silent.
  */
-export function enforceDeadline(pooled: PooledSession, now: number): boolean {
+export function enforceDeadline(pooled: PooledSession, now: number, clock: Clock): boolean {
   const { sentAt, timeoutMs } = pooled
   if (sentAt === 0 || now - sentAt < timeoutMs) return false
   if (pooled.overdue === 'no') {
@@ -42,7 +43,7 @@ export function enforceDeadline(pooled: PooledSession, now: number): boolean {
   } else if (pooled.overdue === 'seen') {
     pooled.overdue = 'cancelled'
     pooled.overdueSince = now
-    void pooled.cancel(CANCEL_GRACE_MS)
+    void pooled.cancel(clock, CANCEL_GRACE_MS)
   } else if (now - pooled.overdueSince >= CANCEL_GRACE_MS) {
     pooled.session.destroy(new Error(`no answer within ${timeoutMs} ms, nor to a cancel request`))
     return true

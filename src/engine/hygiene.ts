@@ -22,12 +22,12 @@ export async function ping(clock: Clock, session: Session): Promise<void> {
 
 /** Whether a lease left something behind that the next one must not meet. */
 export function needsCleaning({ session, dirty, cancelling }: PooledSession): boolean {
-  return dirty || cancelling !== null || session.status !== 'idle' || session.unanswered > 0
+  return dirty || session.drifted || cancelling !== null || session.status !== 'idle' || session.unanswered > 0
 }
 
 /**
- * Undoes what a lease left behind; `restore` sets up the new session as at its opening. Without `restore` a session
- * that was marked cannot be made new: `false` asks to close it. Rejects when the server does not comply in time.
+ * Undoes what a lease left behind; `restore` sets up the new session as at its opening. Where that cannot be done `false`
+ * asks to close it. Rejects when the server does not comply in time.
  */
 export async function clean(
   clock: Clock,
@@ -42,13 +42,14 @@ export async function clean(
   // Sent by a lease that is gone, so nobody waits for the answer; its failure is nobody's either.
   if (session.unanswered > 0) await inTime(session.send(PING).catch(() => undefined))
   if (session.status !== 'idle') await inTime(session.send(ROLLBACK))
-  if (pooled.dirty) {
-    if (restore === null) return false
+  if (pooled.dirty || session.drifted) {
+    if (restore === null || pooled.unresettable) return false
     await inTime(session.send(RESET))
     session.forgetStatements()
     pooled.lockTimeout = 'own'
     await inTime(restore(session))
     pooled.dirty = false
+    session.keepSettings()
   }
   if (session.status !== 'idle') throw new Error('a used connection is still in a transaction after ROLLBACK')
   return true

@@ -3,10 +3,12 @@
 // the connection is waited for any more, its head is cancelled after all, and what does not hear it is destroyed.
 
 import { SmartPgError } from '../core/errors.ts'
+import type { Clock } from '../core/types.ts'
 import type { LanePassage, SharedLane } from './passage.ts'
 
 export interface DeadlineHost {
   readonly node: string
+  readonly clock: Clock
   /** A connection went silent. */
   silent(): void
 }
@@ -47,7 +49,7 @@ function enforceOne(lane: SharedLane, passage: LanePassage, host: DeadlineHost, 
   if (passage.dropped) return
   if (lane.passages.length === 1) {
     passage.timesOut()
-    cancelHead(lane, now)
+    cancelHead(lane, host.clock)
   } else passage.abandon(late(passage, host.node))
 }
 
@@ -55,7 +57,7 @@ function enforceOne(lane: SharedLane, passage: LanePassage, host: DeadlineHost, 
 function enforceEnd(lane: SharedLane, host: DeadlineHost, now: number): void {
   const { cancellingSince, passages, pooled } = lane
   if (cancellingSince === 0) {
-    if (passages[0]?.overdue === 'told' && passages.every(({ dropped }) => dropped)) cancelHead(lane, now)
+    if (passages[0]?.overdue === 'told' && passages.every(({ dropped }) => dropped)) cancelHead(lane, host.clock)
   } else if (now - cancellingSince >= CANCEL_GRACE_MS) {
     const why = `no answer within ${passages[0]?.timeoutMs} ms, nor to a cancel request`
     pooled.session.destroy(new Error(why))
@@ -63,10 +65,10 @@ function enforceEnd(lane: SharedLane, host: DeadlineHost, now: number): void {
   }
 }
 
-function cancelHead(lane: SharedLane, now: number): void {
+function cancelHead(lane: SharedLane, clock: Clock): void {
   lane.ending = true
-  lane.cancellingSince = now
-  void lane.pooled.cancel(CANCEL_GRACE_MS)
+  lane.cancellingSince = clock.now()
+  void lane.pooled.cancel(clock, CANCEL_GRACE_MS)
 }
 
 /** Others stand on the connection, so it is not cancelled: it may still be executed. */

@@ -213,7 +213,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
   async cancel(passage: LanePassage, timeoutMs: number): Promise<void> {
     if (!this.#isAlone(passage)) return
     passage.lane.ending = true
-    await passage.pooled.cancel(timeoutMs)
+    await passage.pooled.cancel(this.#host.clock, timeoutMs)
   }
 
   /** Cancels a statement and closes the connection under it, if nothing else stands there. */
@@ -222,7 +222,7 @@ export class Lanes implements LaneView<SharedLane>, PlaceGiver {
     const { lane, pooled } = passage
     lane.ending = true
     // Before the connection is given back, which waits for the same.
-    await pooled.cancel(timeoutMs).then(() => pooled.session.destroy(reason))
+    await pooled.cancel(this.#host.clock, timeoutMs).then(() => pooled.session.destroy(reason))
   }
 
   /** What runs on each of them, and for how long. */

@@ -183,7 +183,7 @@ export class Node implements Host {
 
   /** The circuit that is further from closed. */
   circuitStatus(): CircuitStatus {
-    const circuit = this.#openCircuit
+    const circuit = this.#circuitToShow
     const name = circuit === this.#connecting ? 'connect' : 'query'
     const status = circuit.status(this.#ports.clock.now())
     // Who was turned away by the circuit for connecting has only been told so.
@@ -198,6 +198,13 @@ export class Node implements Host {
     if (this.role === 'replica' && before.up && !health.up) this.pool.turnAway(health.because)
     if (before.fit === health.fit || (before.at === 0 && health.fit)) return
     this.#ports.listeners.emit('node', { node: this.name, role: this.role, up: health.fit, because: health.because })
+  }
+
+  /** The one that is further from closed; of two that are equally far the one that has changed last. */
+  get #circuitToShow(): Breaker {
+    const [connecting, querying] = [this.#connecting, this.#querying]
+    const equal = RANK[connecting.state] === RANK[querying.state]
+    return equal && connecting.toJSON().since > querying.toJSON().since ? connecting : this.#openCircuit
   }
 
   get #openCircuit(): Breaker {

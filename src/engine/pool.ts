@@ -9,7 +9,7 @@ import { AcquireTimeoutError, QueueFullError, SmartPgError } from '../core/error
 import type { PoolCounts } from '../core/errors.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
 import type { Clock, Facts, OpenSession, Session, Timer } from '../core/types.ts'
-import { within } from './clock.ts'
+import { BUSY_MS, GRACE_MS, within } from './clock.ts'
 import { Caller } from './caller.ts'
 import { Connector } from './connector.ts'
 import type { ConnectorPorts, Host } from './connector.ts'
@@ -52,6 +52,8 @@ export interface AcquireOptions {
 
 /** After the goodbye the server closes the socket at once or not at all. */
 const CLOSE_GRACE_MS = 2_000
+/** A process that is busy all the time keeps no deadline off for longer. */
+const DEAF_AGAIN_MS = 5_000
 /** Who the error of an acquire that was in vain names. */
 const HOLDERS_NAMED = 3
 
@@ -80,6 +82,8 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
   /** Mean time a lease holds a connection, milliseconds. */
   #useMs = 0
   #tickTimer: Timer = null
+  /** Until then answers that came while the process was busy may still lie in the sockets. */
+  #hearsUntil = 0
   #drained: Promise<void> | null = null
   #whenEmpty: (() => void) | null = null
 
@@ -161,14 +165,21 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
   /** Settles when `initial` connections stand; rejects with the fault of the next that fails, or at `deadline`. */
   async ready(deadline: number): Promise<void> {
     const { clock } = this.#ports
-    const since = clock.now()
-    while (this.#standing < Math.min(this.#config.initial, this.#connector.max)) {
-      const left = deadline - clock.now()
-      if (left <= 0) throw this.#acquireTimeout(clock.now() - since)
-      if (this.#connector.connecting === 0 && !this.#connector.resting) this.#open(1)
-      await this.#connector.settled(left)
-      if (this.#connector.lastError !== undefined) throw this.#connector.lastError
+    const ms = deadline - clock.now()
+    const wait = { over: false }
+    const late = (): Error => {
+      wait.over = true
+      return this.#acquireTimeout(ms)
     }
+    const stand = async (): Promise<void> => {
+      while (!wait.over && this.#standing < Math.min(this.#config.initial, this.#connector.max)) {
+        if (this.#connector.connecting === 0 && !this.#connector.resting) this.#open(1)
+        const tries = this.#connector.connecting > 0
+        await this.#connector.settled(ms)
+        if (tries && this.#connector.lastError !== undefined) throw this.#connector.lastError
+      }
+    }
+    await within(clock, ms, stand(), late)
   }
 
   /** An idle connection of the caller's own that needs no question asked, or null: the fast path, without a promise. */
@@ -358,7 +369,11 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
 
   giveBack(pooled: PooledSession, now: number): void {
     if (pooled.session.lost !== null) this.#remove(pooled, 'error')
-    else this.#offer(pooled, now)
+    else if (!pooled.session.drifted) this.#offer(pooled, now)
+    else {
+      this.#busy.add(pooled)
+      void this.#clean(pooled)
+    }
   }
 
   silent(): void {
@@ -546,7 +561,9 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
   }
 
   #open(count: number): void {
-    for (let n = count; n > 0 && !this.#connector.resting; n--) this.#connector.open(this.#generation)
+    // A server that has just refused one would refuse them all.
+    const most = this.#connector.failing ? 1 - this.#connector.connecting : count
+    for (let n = most; n > 0 && !this.#connector.resting; n--) this.#connector.open(this.#generation)
   }
 
   get #bounds(): PoolBounds {
@@ -559,7 +576,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
   #planState(): PoolState {
     const { connecting, connectMs } = this.#connector
     return {
-      total: this.#standing + connecting,
+      total: this.#standing + connecting - this.#deadInUse,
       idle: this.#idle.length,
       // A ping is shorter than a connect, and serves as well.
       connecting: connecting + this.#validating,
@@ -568,6 +585,13 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
       connectMs,
       headWaitMs: this.#headWaitMs,
     }
+  }
+
+  /** Lost, and still in somebody's hands: they serve nobody. */
+  get #deadInUse(): number {
+    let dead = 0
+    for (const { session } of this.#busy) if (session.lost !== null) dead++
+    return dead
   }
 
   get #headWaitMs(): number {
@@ -588,8 +612,11 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
       this.#remove(pooled, 'error', reason)
       return
     }
-    // Who holds it finds out by its own statement and gives it back.
-    if (!this.#idle.includes(pooled)) return
+    // Who holds it finds out by its own statement and gives it back; who waits need not wait for that.
+    if (!this.#idle.includes(pooled)) {
+      this.#growth.grow()
+      return
+    }
     this.#remove(pooled, 'error', reason)
     this.#ports.listeners.emit('error', { node: this.#node.name, during: 'idle connection', error: reason })
   }
@@ -639,11 +666,20 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
 
   #tick(): void {
     const { clock } = this.#ports
+    const ms = this.#untilNextLook(clock.now())
+    const due = clock.now() + ms
     this.#tickTimer = clock.setTimeout(() => {
       this.#tickTimer = null
+      this.#hearsAgain(clock.now() - due)
       this.#keepHouse()
       if (this.#state !== 'closed' && (this.counts().total > 0 || this.#waiting.length > 0)) this.#tick()
-    }, this.#untilNextLook(clock.now()))
+    }, ms)
+  }
+
+  /** What the process was deaf for is given to the statements under way again, but not without end. */
+  #hearsAgain(lateMs: number): void {
+    const now = this.#ports.clock.now()
+    if (lateMs > BUSY_MS && now - this.#hearsUntil > DEAF_AGAIN_MS) this.#hearsUntil = now + Math.min(lateMs, GRACE_MS)
   }
 
   #untilNextLook(now: number): number {
@@ -654,13 +690,14 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
 
   #keepHouse(): void {
     const now = this.#ports.clock.now()
+    const hears = now >= this.#hearsUntil
     for (const pooled of [...this.#busy]) {
-      if (enforceDeadline(pooled, now)) this.suspect()
+      if (hears && enforceDeadline(pooled, now, this.#ports.clock)) this.suspect()
       if (leaked(pooled, now, this.#config.leakDetectionMs)) this.#reportLeak(pooled, now)
     }
-    enforceLaneDeadlines(this.lanes.lanes, this, now)
+    if (hears) enforceLaneDeadlines(this.lanes.lanes, this, now)
     // Behind a pooler nobody knows whose backend a connection has.
-    if (this.#node.behindPooler === false) this.#silence.look(this.#used())
+    if (hears && this.#node.behindPooler === false) this.#silence.look(this.#used())
     if (this.#state !== 'open') return
     // The rules look at how long ago something was.
     this.#reserve()

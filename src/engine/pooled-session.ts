@@ -1,8 +1,11 @@
 // One connection as its pool sees it: whose it is, since when, until when, and what runs on it now.
 
 import type { Permit } from '../core/breaker.ts'
-import type { Rows, Session, Statement } from '../core/types.ts'
+import type { Clock, Rows, Session, Statement } from '../core/types.ts'
 import type { Seat } from './seat.ts'
+
+/** A statement that has not heard a cancel request is asked to end again after this, and then after twice as long. */
+const CANCEL_AGAIN_MS = 100
 
 /** What is known of one connection since it was last heard. */
 export interface Quiet {
@@ -37,6 +40,8 @@ export class PooledSession implements Seat {
   leakReported = false
   /** Something ran that may have left a trace in the session. */
   dirty = false
+  /** And no reset undoes it. */
+  unresettable = false
 
   /** Whose lock timeout is in force: what the user set, or the short one of connections that pipeline writes. */
   lockTimeout: 'own' | 'short' = 'own'
@@ -104,12 +109,28 @@ export class PooledSession implements Seat {
   }
 
   /** Asks the server to cancel what runs. Until that has ended nothing else may be sent: it would be hit instead. */
-  cancel(timeoutMs: number): Promise<void> {
+  cancel(clock: Clock, timeoutMs: number): Promise<void> {
+    this.#repeatCancel(clock, timeoutMs, this.session.bytesRead, CANCEL_AGAIN_MS)
+    return this.#cancelNow(timeoutMs)
+  }
+
+  #cancelNow(timeoutMs: number): Promise<void> {
     this.cancelling ??= this.session
       .cancel(timeoutMs)
       .catch(() => undefined)
       .finally(() => (this.cancelling = null))
     return this.cancelling
+  }
+
+  /** A request that overtakes its statement finds the backend idle, which takes no notice of it. */
+  #repeatCancel(clock: Clock, timeoutMs: number, heard: number, waitMs: number): void {
+    if (waitMs > timeoutMs) return
+    clock.setTimeout(() => {
+      const { session } = this
+      if (session.lost !== null || session.unanswered === 0 || session.bytesRead !== heard) return
+      void this.#cancelNow(timeoutMs)
+      this.#repeatCancel(clock, timeoutMs, heard, 2 * waitMs)
+    }, waitMs)
   }
 
   /** Whether the statement that just ended was ended by its deadline. */

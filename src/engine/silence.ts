@@ -4,7 +4,7 @@
 // or we shall not get its own. Asked twice, because an answer may just be on its way.
 
 import { SmartPgError } from '../core/errors.ts'
-import { whatTheyDo } from '../core/statements.ts'
+import { endOrphan, whatTheyDo } from '../core/statements.ts'
 import type { Clock, OpenSession, Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
 import type { PooledSession } from './pooled-session.ts'
@@ -25,6 +25,9 @@ const AGAIN_MS = 250
 const ASK_MS = 1_000
 /** The connection for asking is closed when it was not needed for so long. */
 const KEPT_MS = 30_000
+
+/** By pid; `state` is null's text where the server keeps it to itself. */
+type Backends = ReadonlyMap<number, { readonly state: string; readonly born: string }>
 
 export class Silence {
   readonly #host: SilenceHost
@@ -62,9 +65,9 @@ export class Silence {
     const { clock } = this.#host
     this.#asking = true
     try {
-      const states = await this.#states(doubtful)
+      const backends = await this.#backends(doubtful)
       const now = clock.now()
-      for (const pooled of doubtful) this.#judge(pooled, states, now)
+      for (const pooled of doubtful) this.#judge(pooled, backends, now)
     } catch {
       // Whoever cannot be asked about others is heard of by his own connections.
       const now = clock.now()
@@ -76,33 +79,39 @@ export class Silence {
     if (again.length > 0) clock.setTimeout(() => this.look(again), AGAIN_MS)
   }
 
-  #judge(pooled: PooledSession, states: ReadonlyMap<number, string> | null, now: number): void {
+  #judge(pooled: PooledSession, backends: Backends | null, now: number): void {
     const { quiet, session } = pooled
     // Heard of meanwhile.
     if (quiet === null || session.lost !== null || quiet.bytes !== session.bytesRead) return
-    if (states === null || !isLost(states.get(session.pid))) {
+    const backend = backends?.get(session.pid)
+    if (backends === null || (backend !== undefined && !backend.state.startsWith('idle'))) {
       quiet.doubted = false
       quiet.askAt = now + 2 * (now - quiet.since)
     } else if (!quiet.doubted) {
+      // Idle, in a transaction or not; or there is no such backend.
       quiet.doubted = true
       quiet.askAt = now + AGAIN_MS
     } else {
       const message = `Node '${this.#host.node}' has not answered, and says that nothing runs on this connection.`
       session.destroy(new SmartPgError('SMARTPG_CONNECTION_LOST', message, { node: this.#host.node, phase: 'execute' }))
       this.#host.silent()
+      // Its server does not know that we are gone, and keeps its locks for a transaction that nobody can end.
+      if (backend !== undefined) this.#session?.send(endOrphan(session.pid, backend.born)).catch(() => undefined)
     }
   }
 
   /** What each backend does now; null when the server does not say. */
-  async #states(doubtful: readonly PooledSession[]): Promise<ReadonlyMap<number, string> | null> {
+  async #backends(doubtful: readonly PooledSession[]): Promise<Backends | null> {
     const { clock } = this.#host
     const session = await this.#opened()
     const pids = doubtful.map(({ session: { pid } }) => pid)
     try {
       const { rows } = await within(clock, ASK_MS, session.send(whatTheyDo(pids)), noAnswer)
-      const states = new Map(rows.map(({ pid, state }) => [Number(pid), String(state)]))
+      const backends: Backends = new Map(
+        rows.map(({ pid, state, born }) => [Number(pid), { state: String(state), born: String(born) }]),
+      )
       // Whoever does not see himself does not see others either.
-      return states.has(session.pid) ? states : null
+      return backends.has(session.pid) ? backends : null
     } catch (error) {
       session.destroy(error as Error)
       throw error
@@ -132,9 +141,4 @@ export class Silence {
 
 function noAnswer(): Error {
   return new Error(`no answer within ${ASK_MS} ms`)
-}
-
-/** Idle, in a transaction or not; or there is no such backend. What the server keeps to itself may be anything. */
-function isLost(state: string | undefined): boolean {
-  return state === undefined || state.startsWith('idle')
 }

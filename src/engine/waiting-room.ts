@@ -2,6 +2,7 @@
 // there only while somebody waits: it keeps the process alive for them, and not a moment longer.
 
 import type { Clock, Timer } from '../core/types.ts'
+import { GRACE_MS } from './clock.ts'
 import { WaitQueue } from './wait-queue.ts'
 import type { Ticket, Waiter } from './wait-queue.ts'
 
@@ -42,7 +43,8 @@ export class WaitingRoom<T, W extends Waiter<T> = Waiter<T>> {
 
   join(waiter: W): Ticket<T, W> {
     const ticket = this.#queue.join(waiter)
-    if (this.#timer === null) this.#watch()
+    // Who comes from another queue with his time over waits for what came while the process was busy.
+    if (this.#timer === null) this.#watch(waiter.deadline <= this.#clock.now() ? GRACE_MS : 1)
     return ticket
   }
 
@@ -68,8 +70,8 @@ export class WaitingRoom<T, W extends Waiter<T> = Waiter<T>> {
     this.#restIfEmpty()
   }
 
-  #watch(): void {
-    const ms = Math.max(1, this.#queue.earliestDeadline() - this.#clock.now())
+  #watch(atLeastMs = 1): void {
+    const ms = Math.max(atLeastMs, this.#queue.earliestDeadline() - this.#clock.now())
     // One more turn: after a blocked event loop the connection may be here already, unread.
     const due = (): void => void (this.#timer = this.#clock.setTimeout(() => this.#expire(), 1, 'awaited'))
     this.#timer = this.#clock.setTimeout(due, ms, 'awaited')

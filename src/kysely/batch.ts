@@ -164,6 +164,7 @@ async function inOwnTransaction(
   lease: Lease,
   queries: readonly CompiledQuery[],
   { isolationLevel, signal }: BatchOptions,
+  again = false,
 ): Promise<QueryResult<unknown>[]> {
   await lease.begin({ isolationLevel }, { signal }).catch((cause: unknown) => fail(lease, null, 'begin', cause))
   if (lease.goTogether(queries)) return inOneWrite(lease, queries, { isolationLevel, signal })
@@ -173,6 +174,8 @@ async function inOwnTransaction(
     signal?.throwIfAborted()
   } catch (error) {
     await lease.rollback()
+    // Nobody has been told anything, and nothing of it was kept.
+    if (!again && isStale(lease, error)) return inOwnTransaction(lease, queries, { isolationLevel, signal }, true)
     throw error
   }
   await lease.commit().catch(async (cause: unknown) => {
@@ -220,7 +223,12 @@ async function inOneWrite(
 function mayBeginAgain(lease: Lease, settled: readonly PromiseSettledResult<unknown>[], reason: unknown): boolean {
   if (isUnsent(reason)) return lease.hold.answered === 0
   const { cause } = firstFailure(settled, reason)
-  return lease.engine.faultOf(cause, 'query').class === 'prepared-statement'
+  return isStale(lease, cause)
+}
+
+/** A name of ours no longer means what it meant. */
+function isStale({ engine }: Lease, cause: unknown): boolean {
+  return engine.faultOf(cause, 'query').class === 'prepared-statement'
 }
 
 /** The server has done it all; only what it answered could not be read. */

@@ -28,6 +28,8 @@ export class Lease implements DatabaseConnection {
   /** BEGIN is the next statement, whatever its text says. */
   #beginning = false
   #lastCommand: string | null = null
+  /** COMMIT or ROLLBACK, while it is under way. */
+  #ending: CompiledQuery | null = null
   /** The statement before, while it runs: the next one waits for it where it may change the connection. */
   #before: Promise<Rows> | null = null
 
@@ -50,7 +52,7 @@ export class Lease implements DatabaseConnection {
   }
 
   async executeQuery<R>(query: CompiledQuery, options?: AbortableOptions): Promise<QueryResult<R>> {
-    this.#assertHeld()
+    this.#assertHeld(query)
     const raw = query.query.kind === 'RawNode'
     const statement = this.#statementOf(query)
     // Where the statement before may still change the connection, this one must see which it has become.
@@ -74,7 +76,7 @@ export class Lease implements DatabaseConnection {
     chunkSize: number,
     options?: AbortableOptions,
   ): AsyncIterableIterator<QueryResult<R>> {
-    this.#assertHeld()
+    this.#assertHeld(query)
     if (!Number.isInteger(chunkSize) || chunkSize <= 0) {
       throw new SmartPgError(
         'SMARTPG_INVALID_QUERY',
@@ -122,8 +124,27 @@ export class Lease implements DatabaseConnection {
   }
 
   async commit(): Promise<void> {
-    await this.executeQuery(CompiledQuery.raw('commit'))
+    try {
+      await this.#ends(CompiledQuery.raw('commit'))
+    } catch (error) {
+      // Who ends his transaction himself has nothing to roll back then, and would keep the place.
+      if (this.#hold.pooled !== null && this.#hold.pooled.session.lost !== null) {
+        this.#hold.leaveTransaction()
+        this.#hold.release('error')
+      }
+      throw error
+    }
     this.committed()
+  }
+
+  /** What its transaction still sends comes too late: behind COMMIT or ROLLBACK it would run on its own. */
+  async #ends(query: CompiledQuery): Promise<void> {
+    this.#ending = query
+    try {
+      await this.executeQuery(query)
+    } finally {
+      this.#ending = null
+    }
   }
 
   /** Whether these can leave in one write, behind what this connection has been sent. */
@@ -170,7 +191,7 @@ export class Lease implements DatabaseConnection {
     try {
       if (pooled === null || pooled.session.lost !== null) return
       if (pooled.session.unanswered > 0) await this.#engine.cancel(this.#hold)
-      await this.executeQuery(CompiledQuery.raw('rollback'))
+      await this.#ends(CompiledQuery.raw('rollback'))
     } catch {
       this.#hold.discard = true
     } finally {
@@ -209,8 +230,8 @@ export class Lease implements DatabaseConnection {
     return begin
   }
 
-  #assertHeld(): void {
-    if (this.#hold.ended) throw releasedError()
+  #assertHeld(query: CompiledQuery): void {
+    if (this.#hold.ended || (this.#ending !== null && this.#ending !== query)) throw releasedError()
   }
 }
 

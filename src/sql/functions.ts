@@ -4,6 +4,7 @@
 // (`txid_current` is STABLE and fails on a standby, `pg_walfile_name` even IMMUTABLE), so the names that look
 // like reads and must not travel stand below with the reason. A name in no list may do anything at all.
 
+import type { Facts } from '../core/types.ts'
 import { words } from './keywords.ts'
 
 /** What calling a function may mean for where the statement runs and what it leaves behind. */
@@ -252,6 +253,21 @@ const STAYING: readonly (readonly [effect: Effect, names: readonly string[]])[] 
 export const STAYING_FUNCTIONS: ReadonlyMap<string, Effect> = new Map(
   STAYING.flatMap(([effect, names]) => names.map((name) => [name, effect] as const)),
 )
+
+/** What only the end of the session undoes: DISCARD ALL leaves it as it is. */
+const OUTLIVING_RESET: ReadonlySet<string> = new Set(
+  words(`
+    dblink_connect dblink_connect_u pg_backup_start pg_copy_logical_replication_slot pg_copy_physical_replication_slot
+    pg_create_logical_replication_slot pg_create_physical_replication_slot pg_replication_origin_session_setup
+    pg_start_backup setseed
+  `),
+)
+
+/** Whether it may leave something in its session that no reset takes away. */
+export function outlivesReset({ verb, functions }: Pick<Facts, 'verb' | 'functions'>): boolean {
+  if (verb === 'load') return true
+  return functions.some((name) => OUTLIVING_RESET.has(name.slice(name.lastIndexOf('.') + 1)))
+}
 
 /** `name` is folded as the server folds it; with a schema other than pg_catalog it is unknown. */
 export function effectOf(name: string): Effect {

@@ -531,7 +531,7 @@ class QueryReader {
   #noteNames(at: number, end: number, called: boolean): void {
     for (let part = at; part <= end; part += 2) {
       const text = this.#texts[part]!
-      if (this.#kind(part) === Kind.unicodeName) this.#notes.unicodeName = true
+      if (this.#kind(part) === Kind.unicodeName) this.#noteUnicode(part)
       if (text === 'information_schema') this.#notes.catalog = true
       if (text === 'kysely_migration' || text === 'kysely_migration_lock') this.#notes.migrationTable = true
       if (!text.startsWith('pg_')) continue
@@ -541,6 +541,12 @@ class QueryReader {
       const collates = this.#wordAt(at - 1) === 'collate'
       if (!isFunction && !qualifies && !collates) this.#notes.catalog = true
     }
+  }
+
+  #noteUnicode(part: number): void {
+    this.#notes.unicodeName = true
+    // An escape character of one's own: what the name is, and whether it is called, stands behind it.
+    if (this.#wordAt(part + 1) === 'uescape') this.#notes.unclear = true
   }
 
   #noteTemporary(part: number): void {

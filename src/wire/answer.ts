@@ -158,7 +158,9 @@ export class StatementExchange extends ResultExchange {
   }
 
   override encode(out: Encoder): void {
-    const { sql, name } = this.statement
+    const { sql } = this.statement
+    // Behind a pooler the next server connection may not know a name that the last one knew.
+    const name = this.#healed && this.wire.pooled ? undefined : this.statement.name
     if (name === undefined && this.values.length === 0) {
       // Only so several statements may stand in one text.
       this.#simple = true

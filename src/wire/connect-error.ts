@@ -16,11 +16,11 @@ export function connectError(error: unknown, attempt: Attempt): unknown {
   const message = messageOf(error)
   const refused = /unsupported startup parameter(?: in options)?:? "?([\w.]+)/i.exec(message)?.[1]
   const setting = Object.keys(settings).find((name) => name.toLowerCase() === refused?.toLowerCase())
-  if (setting !== undefined) {
+  if (setting !== undefined || refused === 'options') {
     return new ConfigError(
       [
         {
-          path: `session.settings.${setting}`,
+          path: setting === undefined ? `options of node '${node}'` : `session.settings.${setting}`,
           received: 'a setting that the pooler in between refuses at startup',
           expected: 'settings that it lets through; the others by ALTER ROLE … SET or ALTER DATABASE … SET',
         },

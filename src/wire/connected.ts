@@ -4,6 +4,7 @@
 import type { Clock } from '../core/types.ts'
 import { sendCancel } from './cancel.ts'
 import type { PgClient } from './pg-client.ts'
+import type { ReportedSettings } from './reported.ts'
 import { connectionLost } from './values.ts'
 
 export interface SessionOptions {
@@ -24,12 +25,14 @@ export abstract class ConnectedSession {
   protected closing = false
   /** Private for real, because it may hold keys and whoever inspects a session would see them. */
   readonly #options: SessionOptions
+  readonly #reported: ReportedSettings
   readonly #lostListeners: ((reason: Error) => void)[] = []
   readonly #readListeners: (() => void)[] = []
 
   /** Takes over an authenticated client. */
-  constructor(client: PgClient, options: SessionOptions) {
+  constructor(client: PgClient, options: SessionOptions, reported: ReportedSettings) {
     this.client = client
+    this.#reported = reported
     this.#options = options
     this.pid = client.processID
     client.connection.on('end', () => this.end(connectionLost(options.node)))
@@ -56,6 +59,14 @@ export abstract class ConnectedSession {
 
   /** Called once, with `lost` set: whoever waits for an answer gets none any more. */
   protected abstract settleAll(reason: Error): void
+
+  get drifted(): boolean {
+    return this.#reported.drifted
+  }
+
+  keepSettings(): void {
+    this.#reported.keep()
+  }
 
   cancel(timeoutMs: number): Promise<void> {
     return sendCancel(this.client, this.options.clock, timeoutMs)

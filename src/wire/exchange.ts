@@ -108,7 +108,7 @@ export class PortalExchange implements Exchange {
   }
 
   fail(reason: Error): void {
-    this.#step.fail(reason)
+    this.#step.fail(coded(this.#line.node, reason))
   }
 }
 

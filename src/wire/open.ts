@@ -14,6 +14,7 @@ import { guardFraming } from './framing.ts'
 import type { Guard } from './framing.ts'
 import { PgSession } from './pg-session.ts'
 import type { PgClient } from './pg-client.ts'
+import { ReportedSettings } from './reported.ts'
 import { NativeSession } from './session.ts'
 import type { NativeSessionOptions } from './session.ts'
 import { prepareTls, withoutTls } from './tls.ts'
@@ -37,15 +38,15 @@ export interface OpenOptions extends SessionOptions {
 
 /** An OpenSession for one node, over pg's Client.query. */
 export function sessionOpener(options: OpenOptions): OpenSession {
-  return openerOf(options, ({ client }) => new PgSession(client, options))
+  return openerOf(options, ({ client, reported }) => new PgSession(client, options, reported))
 }
 
 /** An OpenSession for one node, over our own wire. */
 export function nativeSessionOpener(options: OpenOptions & NativeSessionOptions): OpenSession {
-  return openerOf(options, async ({ client, guard }, waits) => {
+  return openerOf(options, async ({ client, guard, reported }, waits) => {
     // Half a message in pg's parser would be lost to ours.
     while (!guard().betweenMessages) await waits.race(guard().nextBytes())
-    return new NativeSession(client, guard(), options)
+    return new NativeSession(client, guard(), options, reported)
   })
 }
 
@@ -86,6 +87,7 @@ interface NewClient {
   readonly client: PgClient
   /** There from the moment pg has a stream that it reads. */
   readonly guard: () => Guard
+  readonly reported: ReportedSettings
 }
 
 type StartingClient = PgClient & { getStartupConf(): Record<string, string> }
@@ -99,6 +101,10 @@ function newClient({ config, binding }: Prepared, options: OpenOptions): NewClie
     client = new Client(withoutTls(config)) as unknown as StartingClient
   }
   client.enableChannelBinding = Boolean(client.connectionParameters.ssl) && binding !== 'disable'
+  const reported = new ReportedSettings()
+  client.connection.on('parameterStatus', ({ parameterName, parameterValue }) => {
+    reported.report(parameterName, parameterValue)
+  })
   const attach = client.connection.attachListeners.bind(client.connection)
   let guard: Guard
   client.connection.attachListeners = (stream) => {
@@ -107,7 +113,7 @@ function newClient({ config, binding }: Prepared, options: OpenOptions): NewClie
   }
   const startup = client.getStartupConf.bind(client)
   client.getStartupConf = () => ({ ...startup(), ...options.settings })
-  return { client, guard: () => guard }
+  return { client, guard: () => guard, reported }
 }
 
 function rulesOf({ node, allowInsecureAuth = false }: OpenOptions, { binding }: Prepared): AuthenticationRules {
@@ -151,6 +157,7 @@ class Deadline {
     this.#timer = this.#clock.setTimeout(
       () => this.giveUp(Object.assign(new Error(`no connection within ${timeoutMs} ms`), { code: 'ETIMEDOUT' })),
       timeoutMs,
+      'awaited',
     )
     if (signal?.aborted) this.#onAbort()
     else signal?.addEventListener('abort', this.#onAbort, { once: true })

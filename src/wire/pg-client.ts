@@ -36,6 +36,10 @@ export interface PgConnection {
   _send(message: Buffer): boolean
   attachListeners(stream: object): void
   on(event: 'readyForQuery' | 'end' | AuthenticationMessage, listener: () => void): void
+  on(
+    event: 'parameterStatus',
+    listener: (message: { readonly parameterName: string; readonly parameterValue: string }) => void,
+  ): void
   on(event: 'authenticationSASL', listener: (message: { readonly mechanisms: readonly string[] }) => void): void
   emit(event: 'parameterStatus', message: object): boolean
   parse(message: object): void

@@ -17,6 +17,7 @@ import type { Exchange, Line } from './exchange.ts'
 import { Outgoing } from './outgoing.ts'
 import type { PgClient } from './pg-client.ts'
 import { SteppedPortal } from './portal.ts'
+import type { ReportedSettings } from './reported.ts'
 import { notSent, serialize } from './values.ts'
 
 export class PgSession extends ConnectedSession implements Session, Line {
@@ -38,8 +39,8 @@ export class PgSession extends ConnectedSession implements Session, Line {
   #portals = 0
 
   /** Takes over an authenticated client. */
-  constructor(client: PgClient, options: SessionOptions) {
-    super(client, options)
+  constructor(client: PgClient, options: SessionOptions, reported: ReportedSettings) {
+    super(client, options, reported)
     this.#outgoing = new Outgoing(client.connection)
     this.#prepared = new LRUCache({
       max: options.cacheSize,

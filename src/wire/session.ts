@@ -20,6 +20,7 @@ import { GroupExchange, GroupMember } from './group.ts'
 import type { PgClient } from './pg-client.ts'
 import { SteppedPortal } from './portal.ts'
 import type { Chunk, PortalSteps } from './portal.ts'
+import type { ReportedSettings } from './reported.ts'
 import { SharedExchange } from './shared.ts'
 import { faster } from './timestamps.ts'
 import { PreparedStatements } from './prepared.ts'
@@ -63,8 +64,8 @@ export class NativeSession extends ConnectedSession implements Session, Wire, Re
   #portals = 0
 
   /** Takes over an authenticated client of which pg's parser has read everything so far. */
-  constructor(client: PgClient, guard: Guard, options: NativeSessionOptions) {
-    super(client, options)
+  constructor(client: PgClient, guard: Guard, options: NativeSessionOptions, reported: ReportedSettings) {
+    super(client, options, reported)
     this.prepared = new PreparedStatements(options.cacheSize)
     this.#mayBePooled = options.mayBePooled
     guard.handOver((bytes) => this.#read(bytes))

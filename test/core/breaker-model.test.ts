@@ -89,6 +89,11 @@ class Pair {
     this.breaker = new Breaker(settings, { onTransition, closesAtOnce })
   }
 
+  /** Calls that are tried at once. */
+  get #trials(): number {
+    return this.#closesAtOnce ? 1 : this.#settings.halfOpenMaxCalls
+  }
+
   do(step: Step): void {
     this.#do(step)
     this.#compare(step)
@@ -131,6 +136,11 @@ class Pair {
 
   settle(call: Call, { outcome, tookMs }: { outcome: Outcome; tookMs: number }): void {
     this.breaker.settle(call.permit, outcome, this.now, () => this.#chance, undefined, tookMs)
+    if (call.stretch === null && this.state === 'open' && outcome === 'success') {
+      this.#halfOpen()
+      this.#trialAnswered()
+      return
+    }
     if (call.stretch !== this.#stretch) return
     const answered = outcome === 'success' || outcome === 'ignore'
     if (this.state === 'closed') this.#settleClosed(outcome, tookMs)
@@ -154,7 +164,7 @@ class Pair {
       this.#halfOpen()
     }
     if (this.#trialsLeft === 0 && this.now >= this.#renewAt) {
-      this.#trialsLeft = this.#settings.halfOpenMaxCalls - this.#answered
+      this.#trialsLeft = this.#trials - this.#answered
       this.#renewAt = this.now + this.#settings.recoveryMaxMs
     }
     if (this.#trialsLeft === 0) return false
@@ -226,7 +236,7 @@ class Pair {
   }
 
   #halfOpen(): void {
-    this.#trialsLeft = this.#settings.halfOpenMaxCalls
+    this.#trialsLeft = this.#trials
     this.#trialsOut = 0
     this.#answered = 0
     this.#renewAt = this.now + this.#settings.recoveryMaxMs
@@ -235,7 +245,7 @@ class Pair {
 
   #trialAnswered(): void {
     this.#answered++
-    if (this.#answered < this.#settings.halfOpenMaxCalls && !this.#closesAtOnce) return
+    if (this.#answered < this.#trials) return
     const openings = this.#openings
     this.#close()
     if (this.#closesAtOnce) return
@@ -259,7 +269,8 @@ class Pair {
   }
 
   #admitProbe(): void {
-    const expected = this.state === 'open' && !this.#probing && this.now >= this.#probeAfter
+    const due = this.now >= this.#probeAfter && this.now < this.#until
+    const expected = this.state === 'open' && !this.#probing && due
     const until = this.#until
     const permit = this.breaker.admitProbe(this.now)
     expect(permit !== refused, 'a probe').toBe(expected)
@@ -278,7 +289,7 @@ class Pair {
     if (this.state === 'open') this.#probing = false
     if (this.state !== 'half-open' || this.#trialsOut === 0) return
     this.#trialsOut--
-    this.#trialsLeft = Math.min(this.#trialsLeft + 1, this.#settings.halfOpenMaxCalls - this.#answered)
+    this.#trialsLeft = Math.min(this.#trialsLeft + 1, this.#trials - this.#answered)
   }
 
   #settleOne(step: Step & { do: 'settle' }): void {

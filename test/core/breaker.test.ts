@@ -478,11 +478,16 @@ describe('a probe', () => {
     [2000, 500],
     [60_000, 15_000],
     [400, 250],
-    [1, 250],
   ])('comes after %i ms of open time not before %i ms', (openForMs, probedAfterMs) => {
     const breaker = opened({ recoveryMinMs: openForMs, recoveryMaxMs: openForMs })
     expect(breaker.admitProbe(probedAfterMs - 1)).toBe(refused)
     expect(breaker.admitProbe(probedAfterMs)).not.toBe(refused)
+  })
+
+  test('is not needed where the circuit is open for less', () => {
+    const breaker = opened({ recoveryMinMs: 200, recoveryMaxMs: 200 })
+    for (const now of [0, 100, 199, 200, 250, 1_000]) expect(breaker.admitProbe(now)).toBe(refused)
+    expect(breaker.admit(1_000)).not.toBe(refused)
   })
 
   test('is no rejection and no call: it leaves the counters as they are', () => {

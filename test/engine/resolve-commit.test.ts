@@ -12,7 +12,7 @@ import { stream } from '../../src/engine/stream.ts'
 import { Together } from '../../src/engine/together.ts'
 import { logged, rejection, seconds, startedEngine, watched } from '../support/engine.ts'
 import type { TestEngine, TestEngineOptions, Watched } from '../support/engine.ts'
-import { serverError } from '../support/scripted-server.ts'
+import { networkError, serverError } from '../support/scripted-server.ts'
 import type { Answer, ScriptedSession } from '../support/scripted-server.ts'
 
 const lost = (): Error => new SmartPgError('SMARTPG_CONNECTION_LOST', 'The connection was lost.', { phase: 'execute' })
@@ -412,6 +412,8 @@ describe('when the answer to COMMIT is lost', () => {
     const next = watched(one.begin())
     await one.clock.advance(1)
     expect(one.pool.counts()).toMatchObject({ total: 2, idle: 0, waiting: 1 })
+    // Nor can another one be had instead of the one that is lost.
+    one.primary.goDown(networkError('ECONNREFUSED'))
     const committing = watched(transaction.commit())
     await one.clock.advance(100)
     expect([committing.state, one.asked]).toEqual(['pending', []])

@@ -44,6 +44,12 @@ export class ScriptedServer {
   /** Connects that were tried, the failed ones included. */
   connects = 0
   connectDelayMs = 0
+  /** What pg_stat_activity says of a session, by its pid: null keeps it back, 'gone' knows none. Else what it does. */
+  readonly says = new Map<number, string | null>()
+  /** Tells it from others behind the same address. */
+  startedAt = '1700000000.000001'
+  /** Backends that somebody has ended by their pid. */
+  readonly ended: number[] = []
 
   readonly #rules: { readonly matches: (sql: string) => boolean; readonly handler: Handler }[] = []
   #nextFailures: Error[] = []
@@ -59,6 +65,24 @@ export class ScriptedServer {
       typeof pattern === 'string' ? sql.toLowerCase().includes(pattern.toLowerCase()) : pattern.test(sql)
     this.#rules.unshift({ matches, handler: typeof answer === 'function' ? answer : () => answer })
     return this
+  }
+
+  /** From now on it says what its backends do, and which server it is. */
+  showActivity(): this {
+    return this.on('pg_postmaster_start_time', () => ({ rows: [{ server: this.startedAt }] }))
+      .on(ACTIVITY, (statement, asking) => ({ rows: this.activity(statement, asking) }))
+      .on('pg_terminate_backend', ({ parameters: [pid] }) => {
+        this.ended.push(pid as number)
+        return {}
+      })
+  }
+
+  /** What is answered to who asks pg_stat_activity for some backends: of them and of himself. */
+  activity({ parameters: [pids] }: Statement, asking: ScriptedSession): Row[] {
+    return this.sessions
+      .map((one) => ({ one, state: this.says.has(one.pid) ? this.says.get(one.pid)! : one.activity }))
+      .filter(({ one, state }) => state !== 'gone' && (one === asking || (pids as number[]).includes(one.pid)))
+      .map(({ one: { pid }, state }) => ({ pid: `${pid}`, state, born: `birth of ${pid}`, server: this.startedAt }))
   }
 
   /** The next connects fail with these, one each; then connecting works again. */
@@ -133,6 +157,9 @@ export class ScriptedServer {
   }
 }
 
+/** The question what certain backends do. */
+export const ACTIVITY = 'where pid = any($1'
+
 interface Sent {
   readonly statement: Statement
   readonly asker: Asker
@@ -163,8 +190,9 @@ export class ScriptedSession implements Session {
   readonly #notificationListeners: ((channel: string, payload: string) => void)[] = []
   readonly #readListeners: (() => void)[] = []
   readonly pipelines = true
-  readonly bytesUnanswered = 0
-  readonly bytesRead = 0
+  bytesUnanswered = 0
+  /** Grows with each answer. */
+  bytesRead = 0
   /** Sent within the call that runs now. */
   unflushed = 0
 
@@ -175,6 +203,13 @@ export class ScriptedSession implements Session {
 
   get unanswered(): number {
     return this.#queue.length + (this.#running === null ? 0 : 1)
+  }
+
+  /** As pg_stat_activity calls it. */
+  get activity(): string {
+    if (this.lost !== null) return 'gone'
+    if (this.#running !== null) return 'active'
+    return { idle: 'idle', open: 'idle in transaction', failed: 'idle in transaction (aborted)' }[this.status]
   }
 
   send(statement: Statement): Promise<Rows> {
@@ -227,6 +262,11 @@ export class ScriptedSession implements Session {
   async cancel(): Promise<void> {
     this.cancels++
     if (this.#running !== null) this.#settle({ error: serverError('57014', 'canceling statement due to user request') })
+  }
+
+  drifted = false
+  keepSettings(): void {
+    this.drifted = false
   }
 
   forgetStatements(): void {
@@ -313,6 +353,7 @@ export class ScriptedSession implements Session {
     if (answer === 'never') return
     const { sent, timer } = this.#running!
     this.#running = null
+    this.bytesRead++
     this.#server.clock.clearTimeout(timer)
     if ('drops' in answer) {
       this.#queue.unshift(sent)

@@ -134,6 +134,9 @@ export class VirtualProcess implements Clock {
   /** Time spent working. */
   busyMs = 0
   reads = 0
+  /** Whatever does more than this goes round in a circle. */
+  mostSteps = Infinity
+  #steps = 0
 
   constructor(machines: Machines, chance: Chance) {
     this.machines = machines
@@ -214,6 +217,7 @@ export class VirtualProcess implements Clock {
   }
 
   async #do(run: () => void): Promise<void> {
+    if (++this.#steps > this.mostSteps) throw new Error(`more than ${this.mostSteps} steps within ${this.#now} ms`)
     run()
     await this.#settle()
   }
@@ -464,6 +468,8 @@ export class VirtualSession implements Session {
     return Promise.resolve()
   }
 
+  readonly drifted = false
+  keepSettings(): void {}
   forgetStatements(): void {}
   destroy(): void {}
   onLost(): void {}

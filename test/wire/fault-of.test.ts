@@ -110,7 +110,7 @@ describe('our own errors', () => {
     const refused = new SmartPgError('SMARTPG_CONNECT_FAILED', 'no', { cause: systemError('ECONNREFUSED') })
     expect(faultOf(refused, 'query')).toMatchObject({ class: 'unreachable', tells: 'connect' })
     const bare = new SmartPgError('SMARTPG_CONNECT_FAILED', 'no')
-    expect(faultOf(bare, 'query')).toMatchObject({ class: 'unreachable', tells: 'connect', breaker: 'failure' })
+    expect(faultOf(bare, 'query')).toMatchObject({ class: 'unreachable', tells: 'connect', breaker: 'lost' })
   })
 
   test('a lost connection is why the server ended it', () => {
@@ -118,7 +118,7 @@ describe('our own errors', () => {
       code: '57P05',
       breaker: 'ignore',
     })
-    expect(faultOf(lost(systemError('ECONNRESET')), 'query')).toMatchObject({ code: 'ECONNRESET', breaker: 'failure' })
+    expect(faultOf(lost(systemError('ECONNRESET')), 'query')).toMatchObject({ code: 'ECONNRESET', breaker: 'lost' })
   })
 
   test('a lost connection stays lost when its cause alone would not lose one', () => {
@@ -131,7 +131,7 @@ describe('our own errors', () => {
 
   test("a connection that was given up because of someone else's timeout is lost, not timed out", () => {
     const timeout = new SmartPgError('SMARTPG_QUERY_TIMEOUT', 'late')
-    expect(faultOf(lost(timeout), 'query')).toMatchObject({ class: 'connection-lost', breaker: 'failure' })
+    expect(faultOf(lost(timeout), 'query')).toMatchObject({ class: 'connection-lost', breaker: 'lost' })
   })
 
   test('an aborted connection never counts against the server', () => {
