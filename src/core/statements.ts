@@ -126,6 +126,13 @@ export const PING: Statement = { sql: 'select 1 where false', parameters: [], fa
 /** Whose session this really is. */
 export const WHO_ANSWERS: Statement = { sql: 'select pg_backend_pid()::text as pid', parameters: [], facts: READ_FACTS }
 
+/** Which of the servers behind one address this is: each was started at a moment of its own. */
+export const WHICH_SERVER: Statement = {
+  sql: 'select extract(epoch from pg_catalog.pg_postmaster_start_time())::text as server',
+  parameters: [],
+  facts: READ_FACTS,
+}
+
 /** Which transaction this is, on which server, and whether it is the backend that the connection was opened with. */
 export const WHOSE_TRANSACTION: Statement = {
   sql:
@@ -146,7 +153,8 @@ export function whatBecameOf(xid: string): Statement {
 /** What these backends do now, and the one that is asked. */
 export function whatTheyDo(pids: readonly number[]): Statement {
   const sql =
-    'select pid::text as pid, state, backend_start::text as born from pg_catalog.pg_stat_activity ' +
+    'select pid::text as pid, state, backend_start::text as born, ' +
+    'extract(epoch from pg_catalog.pg_postmaster_start_time())::text as server from pg_catalog.pg_stat_activity ' +
     'where pid = any($1::int[]) or pid = pg_catalog.pg_backend_pid()'
   return { sql, parameters: [pids], facts: READ_FACTS }
 }

@@ -21,6 +21,8 @@ export interface Host {
   readonly lockTimeout: string | null
   /** Whether something in between answers for the server; undefined while unknown. */
   readonly behindPooler: boolean | undefined
+  /** Which server a connection is with, as far as that is known. */
+  readonly servers: WeakMap<Session, string>
   /** A permit for one connect, or null when the circuit is open. */
   admitConnect(): Permit | null
   /** A permit for one connect to see whether the server is back; null most of the time, and while nothing is wrong. */

@@ -7,7 +7,7 @@ import type { Fault } from '../core/fault.ts'
 import { PrimaryHistory } from '../core/freshness.ts'
 import { OwnWrites } from '../core/own-writes.ts'
 import { PlainTables } from '../core/plain-tables.ts'
-import { LOCK_TIMEOUT, PreparedNames, WHOSE_TRANSACTION, WHO_ANSWERS } from '../core/statements.ts'
+import { LOCK_TIMEOUT, PreparedNames, WHICH_SERVER, WHOSE_TRANSACTION, WHO_ANSWERS } from '../core/statements.ts'
 import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
 import { FactsCache } from '../sql/facts-of.ts'
 import { Cluster } from './cluster.ts'
@@ -211,6 +211,8 @@ export class Engine {
       openBeside: ports.opener(config, { ...ownHooks, aside: true }),
       prepare: async (fresh) => {
         node.behindPooler ??= await answersForAnother(fresh)
+        // An address may stand for several servers: each connection may be with another one.
+        if (node.behindPooler === false) await whichServer(fresh, node)
         if (session.init !== undefined) await this.#initSession(fresh)
         if (onCreateConnection !== undefined) await onCreateConnection(this.hookConnection(fresh))
         if (this.config.transactions.resolveCommit) node.knowsTransactions ??= await knowsTransactions(fresh)
@@ -231,6 +233,17 @@ export class Engine {
     const { init } = this.config.session
     if (typeof init === 'string') await session.send(this.statement(init, []))
     else if (init !== undefined) await init(this.hookConnection(session))
+  }
+}
+
+/** A server that cannot be asked is never taken for one that was. */
+async function whichServer(session: Session, { servers }: Node): Promise<void> {
+  try {
+    const { rows } = await session.send(WHICH_SERVER)
+    const server = rows[0]?.['server']
+    if (typeof server === 'string') servers.set(session, server)
+  } catch (error) {
+    if (session.lost !== null) throw error
   }
 }
 

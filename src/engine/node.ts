@@ -58,6 +58,8 @@ export class Node implements Host {
   /** A pooler answers here, which may hand the next statement to another server connection. Unknown until the first connect. */
   behindPooler: boolean | undefined = undefined
   lockTimeout: string | null = null
+  /** Which server a connection is with; none for one that could not be asked. */
+  readonly servers = new WeakMap<Session, string>()
   /** The server can be asked for the id of a transaction; unknown until the first connect that has asked. */
   knowsTransactions: boolean | undefined = undefined
   readonly #connecting: Breaker

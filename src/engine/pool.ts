@@ -288,9 +288,11 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
     return () => this.#freedListeners.delete(listener)
   }
 
-  /** Every idle connection is asked whether it lives before it is used: one socket of this host went silent. */
+  /** Every idle connection is asked now whether it lives, and used by nobody before: one socket of this host went silent. */
   suspect(): void {
-    for (const pooled of this.#idle) pooled.suspect = true
+    if (this.#state !== 'open') return
+    // Together, because those who come next would otherwise meet the silent ones one after the other.
+    for (const pooled of this.#idle.splice(0)) void this.#validate(pooled)
   }
 
   /** No connection opened until now is handed out again. */
@@ -334,6 +336,10 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
 
   get cells(): NodeCells {
     return this.#cells
+  }
+
+  serverOf(session: Session): string | undefined {
+    return this.#node.servers.get(session)
   }
 
   get clock(): Clock {
@@ -496,7 +502,6 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
       (error: unknown) => error as Error,
     )
     this.#validating--
-    pooled.suspect = false
     if (failure !== null) this.#remove(pooled, 'error', failure)
     else if (this.#busy.has(pooled)) this.#offer(pooled, this.#ports.clock.now())
     this.#serve()
@@ -512,7 +517,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
 
   /** Whether it must be asked if it lives before anybody gets it. */
   #isDoubtful(pooled: PooledSession, now: number): boolean {
-    return pooled.suspect || now - pooled.idleSince > this.#config.validateAfterIdleMs
+    return now - pooled.idleSince > this.#config.validateAfterIdleMs
   }
 
   async #clean(pooled: PooledSession): Promise<void> {

@@ -29,8 +29,6 @@ export class PooledSession implements Seat {
 
   idleSince = 0
   pingedAt = 0
-  /** Another connection to the same host went silent. */
-  suspect = false
   /** Since when a lease holds it; 0 while nobody does. */
   heldSince = 0
   /** What the lease runs or ran last, for people who look for who holds the connections. */

@@ -7,18 +7,22 @@ import { SmartPgError } from '../core/errors.ts'
 import { endOrphan, whatTheyDo } from '../core/statements.ts'
 import type { Clock, OpenSession, Session, Timer } from '../core/types.ts'
 import { within } from './clock.ts'
-import type { PooledSession } from './pooled-session.ts'
+import type { PooledSession, Quiet } from './pooled-session.ts'
 
 /** What the pool is told and asked. */
 export interface SilenceHost {
   readonly node: string
   readonly clock: Clock
+  /** Which server a connection is with; undefined: nobody knows. */
+  serverOf(session: Session): string | undefined
   /** A connection was lost without a word: others of this host may be, too. */
   silent(): void
 }
 
-/** Nothing heard for so long is worth a question. */
-const QUIET_MS = 500
+/** Nothing heard for so long is worth a question; a little less than from one look to the next, which is never exact. */
+const QUIET_MS = 450
+/** A server calls a backend idle until it has read the whole of a message: so many bytes a millisecond arrive at least. */
+const SLOWEST_BYTES_PER_MS = 16
 /** From the first answer that makes a connection doubtful to the second question. */
 const AGAIN_MS = 250
 /** Connecting and asking: each. */
@@ -26,16 +30,26 @@ const ASK_MS = 1_000
 /** The connection for asking is closed when it was not needed for so long. */
 const KEPT_MS = 30_000
 
+/** One connection, and since when it is silent. */
+interface Doubtful {
+  readonly pooled: PooledSession
+  readonly quiet: Quiet
+}
+
 /** By pid; `state` is null's text where the server keeps it to itself. */
-type Backends = ReadonlyMap<number, { readonly state: string; readonly born: string }>
+interface Answer {
+  readonly server: string
+  readonly backends: ReadonlyMap<number, { readonly state: string; readonly born: string }>
+}
 
 export class Silence {
   readonly #host: SilenceHost
   readonly #open: OpenSession
+  readonly #stopping = new AbortController()
   #session: Session | null = null
   #asking = false
   #keptTimer: Timer = null
-  #stopped = false
+  #againTimer: Timer = null
 
   constructor(host: SilenceHost, open: OpenSession) {
     this.#host = host
@@ -45,48 +59,56 @@ export class Silence {
   /** Looks at connections in use; to be called a few times a second. */
   look(used: Iterable<PooledSession>): void {
     const now = this.#host.clock.now()
-    const doubtful: PooledSession[] = []
+    const doubtful: Doubtful[] = []
     for (const pooled of used) {
       const { session, quiet } = pooled
       if (session.unanswered === 0 || session.lost !== null) pooled.quiet = null
       else if (quiet === null || quiet.bytes !== session.bytesRead) {
-        pooled.quiet = { bytes: session.bytesRead, since: now, askAt: now + QUIET_MS, doubted: false }
-      } else if (now >= quiet.askAt) doubtful.push(pooled)
+        const askAt = now + QUIET_MS + session.bytesUnanswered / SLOWEST_BYTES_PER_MS
+        pooled.quiet = { bytes: session.bytesRead, since: now, askAt, doubted: false }
+      } else if (now >= quiet.askAt) doubtful.push({ pooled, quiet })
     }
-    if (doubtful.length > 0 && !this.#asking) void this.#ask(doubtful)
+    if (doubtful.length > 0 && !this.#asking && !this.#stopping.signal.aborted) void this.#ask(doubtful)
   }
 
   stop(): void {
-    this.#stopped = true
+    this.#stopping.abort(new Error('the pool was closed'))
+    this.#host.clock.clearTimeout(this.#againTimer)
     this.#letGo()
   }
 
-  async #ask(doubtful: readonly PooledSession[]): Promise<void> {
+  async #ask(all: readonly Doubtful[]): Promise<void> {
     const { clock } = this.#host
     this.#asking = true
+    // What lies in the sockets of a process that was busy is read before anybody is asked, and before anybody is judged.
+    await this.#turn()
+    const doubtful = all.filter(isSilent)
     try {
-      const backends = await this.#backends(doubtful)
+      if (doubtful.length === 0) return
+      const answer = await this.#answer(doubtful.map(({ pooled }) => pooled.session.pid))
+      await this.#turn()
       const now = clock.now()
-      for (const pooled of doubtful) this.#judge(pooled, backends, now)
+      for (const one of doubtful) if (isSilent(one)) this.#judge(one, answer, now)
     } catch {
       // Whoever cannot be asked about others is heard of by his own connections.
       const now = clock.now()
-      for (const { quiet } of doubtful) if (quiet !== null) quiet.askAt = now + ASK_MS
+      for (const { quiet } of doubtful) quiet.askAt = later(quiet, now)
     } finally {
       this.#asking = false
     }
-    const again = doubtful.filter(({ quiet }) => quiet?.doubted === true)
-    if (again.length > 0) clock.setTimeout(() => this.look(again), AGAIN_MS)
+    const again = doubtful.filter(({ quiet }) => quiet.doubted).map(({ pooled }) => pooled)
+    if (again.length === 0 || this.#stopping.signal.aborted) return
+    clock.clearTimeout(this.#againTimer)
+    this.#againTimer = clock.setTimeout(() => this.look(again), AGAIN_MS)
   }
 
-  #judge(pooled: PooledSession, backends: Backends | null, now: number): void {
-    const { quiet, session } = pooled
-    // Heard of meanwhile.
-    if (quiet === null || session.lost !== null || quiet.bytes !== session.bytesRead) return
-    const backend = backends?.get(session.pid)
-    if (backends === null || (backend !== undefined && !backend.state.startsWith('idle'))) {
+  #judge({ pooled: { session }, quiet }: Doubtful, answer: Answer | null, now: number): void {
+    const backend = answer?.backends.get(session.pid)
+    // Behind one address there may be several servers, and another one's backend may have the same number.
+    const known = answer !== null && answer.server === this.#host.serverOf(session)
+    if (!known || (backend !== undefined && !backend.state.startsWith('idle'))) {
       quiet.doubted = false
-      quiet.askAt = now + 2 * (now - quiet.since)
+      quiet.askAt = later(quiet, now)
     } else if (!quiet.doubted) {
       // Idle, in a transaction or not; or there is no such backend.
       quiet.doubted = true
@@ -101,17 +123,16 @@ export class Silence {
   }
 
   /** What each backend does now; null when the server does not say. */
-  async #backends(doubtful: readonly PooledSession[]): Promise<Backends | null> {
+  async #answer(pids: readonly number[]): Promise<Answer | null> {
     const { clock } = this.#host
     const session = await this.#opened()
-    const pids = doubtful.map(({ session: { pid } }) => pid)
     try {
       const { rows } = await within(clock, ASK_MS, session.send(whatTheyDo(pids)), noAnswer)
-      const backends: Backends = new Map(
+      const backends = new Map(
         rows.map(({ pid, state, born }) => [Number(pid), { state: String(state), born: String(born) }]),
       )
       // Whoever does not see himself does not see others either.
-      return backends.has(session.pid) ? backends : null
+      return backends.has(session.pid) ? { server: String(rows[0]!['server']), backends } : null
     } catch (error) {
       session.destroy(error as Error)
       throw error
@@ -121,15 +142,20 @@ export class Silence {
   async #opened(): Promise<Session> {
     const { clock } = this.#host
     clock.clearTimeout(this.#keptTimer)
-    this.#keptTimer = clock.setTimeout(() => this.#letGo(), KEPT_MS)
-    if (this.#session !== null && this.#session.lost === null) return this.#session
-    const session = await this.#open({ timeoutMs: ASK_MS })
-    if (this.#stopped) {
-      session.destroy(new Error('the pool was closed'))
-      throw session.lost!
+    if (this.#session === null || this.#session.lost !== null) {
+      const { signal } = this.#stopping
+      const session = await this.#open({ timeoutMs: ASK_MS, signal })
+      if (signal.aborted) session.destroy(signal.reason as Error)
+      signal.throwIfAborted()
+      session.unref()
+      this.#session = session
     }
-    session.unref()
-    return (this.#session = session)
+    this.#keptTimer = clock.setTimeout(() => this.#letGo(), KEPT_MS)
+    return this.#session
+  }
+
+  #turn(): Promise<void> {
+    return new Promise((resolve) => this.#host.clock.nextTurn(resolve))
   }
 
   #letGo(): void {
@@ -137,6 +163,16 @@ export class Silence {
     this.#session?.destroy(new Error('no longer needed'))
     this.#session = null
   }
+}
+
+/** Still the same silence. */
+function isSilent({ pooled, quiet }: Doubtful): boolean {
+  return pooled.quiet === quiet && pooled.session.lost === null && pooled.session.bytesRead === quiet.bytes
+}
+
+/** The longer it lasts, the less often it is asked about. */
+function later({ since }: Quiet, now: number): number {
+  return now + Math.max(ASK_MS, 2 * (now - since))
 }
 
 function noAnswer(): Error {

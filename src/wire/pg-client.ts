@@ -21,6 +21,8 @@ export interface PgConnection {
   readonly stream: {
     readonly writable: boolean
     readonly bytesRead: number
+    /** What waits to be sent included. */
+    readonly bytesWritten: number
     /** Bytes that the operating system has not taken yet. */
     readonly writableLength: number
     readonly encrypted?: boolean

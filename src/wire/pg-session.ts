@@ -22,9 +22,8 @@ import { notSent, serialize } from './values.ts'
 
 export class PgSession extends ConnectedSession implements Session, Line {
   readonly pipelines = false
-  /** pg writes at once, and says nothing of how much. */
+  /** pg writes at once. */
   readonly unflushed = 0
-  readonly bytesUnanswered = 0
   status: TransactionStatus = 'idle'
   readonly #queue: Exchange[] = []
   /** Names the server holds for us. One that is pushed out waits in `#doomed` until it can be deallocated. */
@@ -37,6 +36,8 @@ export class PgSession extends ConnectedSession implements Session, Line {
   /** Raised when the server holds a statement under our name that must not be used again. */
   #generation = 0
   #portals = 0
+  /** Bytes sent before what is under way. */
+  #sentBefore = 0
 
   /** Takes over an authenticated client. */
   constructor(client: PgClient, options: SessionOptions, reported: ReportedSettings) {
@@ -53,6 +54,10 @@ export class PgSession extends ConnectedSession implements Session, Line {
 
   get unanswered(): number {
     return (this.#inFlight === null || this.#inFlight.housekeeping ? 0 : 1) + this.#queue.length
+  }
+
+  get bytesUnanswered(): number {
+    return this.#inFlight === null ? 0 : this.client.connection.stream.bytesWritten - this.#sentBefore
   }
 
   send(statement: Statement): Promise<Rows> {
@@ -152,6 +157,7 @@ export class PgSession extends ConnectedSession implements Session, Line {
   /** Puts an exchange on the wire; for one that is to run again, in its own place. */
   begin(exchange: Exchange): void {
     this.#inFlight = exchange
+    this.#sentBefore = this.client.connection.stream.bytesWritten
     exchange.start()
   }
 

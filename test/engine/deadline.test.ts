@@ -69,7 +69,7 @@ describe('a statement over its time', () => {
   })
 
   test('makes the other idle connections of its host suspect when the server was silent', async () => {
-    const { run, pool, primary, clock } = await startedEngine({
+    const { run, primary, clock } = await startedEngine({
       queryTimeout: '1s',
       pool: { initial: 3, max: 3, validateAfterIdle: '1h' },
     })
@@ -78,9 +78,7 @@ describe('a statement over its time', () => {
     await clock.advance(0)
     deafen(primary.sessions[2]!)
     await clock.advance(seconds(3))
-    expect(pool.take()).toBeNull()
-    await pool.acquire()
-    expect(pings(primary)).toBeGreaterThan(0)
+    expect(pings(primary)).toBe(2)
   })
 
   test('suspects nobody when the server answered the cancel', async () => {

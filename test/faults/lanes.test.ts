@@ -189,9 +189,8 @@ describe('connections that many share', () => {
       for (const one of silenced) one.silence()
       const settled = await Promise.allSettled(reads)
       const refused = settled.filter((one) => one.status === 'rejected')
-      // What stands first may run: nobody sends it again.
-      expect(refused).toHaveLength(1)
-      for (const { reason } of refused) expect(reason).toMatchObject({ code: 'SMARTPG_QUERY_TIMEOUT' })
+      // What stands first may run, until the server says that it does not.
+      expect(refused).toEqual([])
       settled.forEach((one, n) => {
         if (one.status === 'fulfilled') expect(one.value).toBe(n + 1)
       })

@@ -41,7 +41,7 @@ export function openStock<DB>({
   pool.on('connect', (client) => client.on('error', () => undefined))
   onTestFinished(async () => {
     // It waits for ever for clients that were never given back.
-    void pool.end()
+    void pool.end().catch(() => undefined)
     await ask(url, 'select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1', [
       applicationName,
     ]).catch(() => undefined)

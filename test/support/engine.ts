@@ -9,7 +9,7 @@ import { resolveConfig } from '../../src/config/resolve.ts'
 import type { EventName, Events } from '../../src/core/events.ts'
 import { formatLsn } from '../../src/core/freshness.ts'
 import { PLAIN_TABLES_SQL } from '../../src/core/plain-tables.ts'
-import { BEGIN_FACTS, PING, WHO_ANSWERS } from '../../src/core/statements.ts'
+import { BEGIN_FACTS, PING, WHICH_SERVER, WHO_ANSWERS } from '../../src/core/statements.ts'
 import type { Chance, OpenSession, Rows } from '../../src/core/types.ts'
 import { Engine } from '../../src/engine/engine.ts'
 import type { OpenerHooks } from '../../src/engine/engine.ts'
@@ -195,7 +195,7 @@ export function seconds(count: number): number {
 
 /** What users sent to a server: without the questions of the house itself. */
 export function logged(server: ScriptedServer): ScriptedServer['log'] {
-  const ours = [PLAIN_TABLES_SQL, WHO_ANSWERS.sql, PING.sql]
+  const ours = [PLAIN_TABLES_SQL, WHO_ANSWERS.sql, WHICH_SERVER.sql, PING.sql]
   return server.log.filter(({ sql }) => !sql.includes(PROBE) && !ours.includes(sql))
 }
 

@@ -159,6 +159,7 @@ async function lanesClient(model: Model, server: VirtualServer, cells: NodeCells
     cells,
     lockTimeout: '0',
     behindPooler: false,
+    servers: new WeakMap(),
     admitConnect: () => ({}) as never,
     admitProbe: () => null,
     settleConnect: () => undefined,
