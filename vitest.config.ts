@@ -1,4 +1,4 @@
-// The rooms of the test house. `unit` touches no network; the others run against one real
+// The rooms of the test house. `unit` and `simulation` touch no network; the others run against one real
 // PostgreSQL cluster, which starts only when one of their files runs. The same tests of `test/kysely` run four
 // times: against the oldest Kysely that is supported, the newest, and the next one, and once more over `wire: 'pg'`,
 // over which `test/faults` and those of `test/wire` that know nothing but the Session run again, too.
@@ -57,6 +57,7 @@ export default defineConfig({
           exclude: ['test/**/*.live.test.ts'],
         },
       },
+      { extends: true, test: { name: 'simulation', include: ['test/simulation/**/*.test.ts'] } },
       withDatabase('support', 'support', 1),
       withDatabase('wire', 'wire', 2, ['test/**/*.live.test.ts']),
       overPg(withDatabase('wire-pg', `wire/*(${ofSessions.join('|')})`, 3)),

@@ -5,7 +5,7 @@ import { Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } 
 import type { DatabaseIntrospector, Dialect, DialectAdapter, Driver, QueryCompiler } from 'kysely'
 import type { Registry } from 'prom-client'
 import type { Duration, SmartPgOptions } from './config/options.ts'
-import { durationMs } from './config/duration.ts'
+import { waitMs } from './config/duration.ts'
 import { resolveConfig } from './config/resolve.ts'
 import type { Config, NodeConfig } from './config/options.ts'
 import { ConfigError } from './core/errors.ts'
@@ -121,12 +121,7 @@ export class SmartPgDialect implements Dialect {
    * The connections then stand until `destroy()` of the Kysely instance, or of the dialect if no query ever runs.
    */
   async ready(options: { timeout?: Duration } = {}): Promise<void> {
-    const timeoutMs = durationMs(options.timeout ?? this.#config.primary.pool.acquireTimeoutMs)
-    if (timeoutMs === null) {
-      throw new ConfigError([
-        { path: 'ready.timeout', received: String(options.timeout), expected: "milliseconds, or text such as '30s'" },
-      ])
-    }
+    const timeoutMs = waitMs(options.timeout ?? this.#config.primary.pool.acquireTimeoutMs, 'ready.timeout')
     const user = {}
     const engine = await this.#handle.start(user)
     try {

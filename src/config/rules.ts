@@ -3,6 +3,7 @@
 // compiler refuses an option that stands in options.ts and not here, or the other way round.
 
 import type { Registry } from 'prom-client'
+import { longestMs } from './duration.ts'
 import type { Logger, SessionOptions, SmartPgOptions, SslOptions, TypeParsers } from './options.ts'
 
 /** Options that hold options. */
@@ -72,9 +73,6 @@ export interface Rule {
 
 /** PostgreSQL's own upper bound of max_connections. */
 const mostConnections = 262_143
-
-/** Node's timers end at 2^31 − 1 ms (24.8 days) and fire at once beyond; the rest is room for jitter of 15 %. */
-const longestMs = 20 * 86_400_000
 
 // prettier-ignore
 export const rules = {

@@ -5,6 +5,7 @@ import type { Permit } from '../core/breaker.ts'
 import type { RouteReason } from '../core/cells.ts'
 import { AcquireTimeoutError, SmartPgError, releasedError } from '../core/errors.ts'
 import { mayShare } from '../core/sharing.ts'
+import { within } from './clock.ts'
 import type { Engine } from './engine.ts'
 import type { Hold } from './hold.ts'
 import type { Node } from './node.ts'
@@ -155,7 +156,10 @@ function unserved(run: Run, node: Node, error: unknown): unknown {
 /** The user's hook sets up the session before the lease's first statement, on every lease. */
 async function reserved(engine: Engine, hold: Hold, pooled: PooledSession): Promise<PooledSession> {
   try {
-    await engine.onReserve!(engine.hookConnection(pooled.session))
+    const { acquireTimeoutMs } = hold.node!.pool.config
+    const late = (): Error => hookTooLate(hold.node!, acquireTimeoutMs)
+    const work = Promise.resolve(engine.onReserve!(engine.hookConnection(pooled.session)))
+    await within(engine.clock, acquireTimeoutMs, work, late)
     // What it sets is what shall be, for every lease anew.
     pooled.session.keepSettings()
     return pooled
@@ -163,4 +167,17 @@ async function reserved(engine: Engine, hold: Hold, pooled: PooledSession): Prom
     hold.release('error')
     throw error
   }
+}
+
+function hookTooLate({ name }: Node, timeoutMs: number): SmartPgError {
+  return new SmartPgError(
+    'SMARTPG_QUERY_TIMEOUT',
+    `onReserveConnection did not settle within pool.acquireTimeout (${timeoutMs} ms) on node '${name}'.`,
+    {
+      node: name,
+      phase: 'acquire',
+      retryable: true,
+      hint: 'Nothing of the statement was sent. What does the hook wait for?',
+    },
+  )
 }

@@ -5,8 +5,7 @@
 
 import type { CompiledQuery, DatabaseConnection, Kysely, KyselyPlugin, QueryResult } from 'kysely'
 import type { Duration } from '../config/options.ts'
-import { shown } from '../config/describe.ts'
-import { durationForms, durationMs } from '../config/duration.ts'
+import { waitMs } from '../config/duration.ts'
 import { ConfigError } from '../core/errors.ts'
 import { Lease } from './lease.ts'
 import type { AbortableOptions } from './lease.ts'
@@ -28,11 +27,7 @@ declare module 'kysely' {
 /** The same as `db.withTimeout(timeout)`, for any copy of Kysely. */
 // oxlint-disable-next-line typescript/no-explicit-any -- any database schema, any copy of Kysely
 export function withTimeout<Db extends Kysely<any>>(db: Db, timeout: Duration): Db {
-  const timeoutMs = durationMs(timeout)
-  if (timeoutMs === null || timeoutMs < 0) {
-    throw new ConfigError([{ path: 'withTimeout(timeout)', received: shown(timeout), expected: durationForms }])
-  }
-  return marked(db, { timeoutMs })
+  return marked(db, { timeoutMs: waitMs(timeout, 'withTimeout(timeout)') })
 }
 
 /** Gives a copy of Kysely the methods that mark. Safe to call twice. */

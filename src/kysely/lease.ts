@@ -30,6 +30,8 @@ export class Lease implements DatabaseConnection {
   #lastCommand: string | null = null
   /** COMMIT or ROLLBACK, while it is under way. */
   #ending: CompiledQuery | null = null
+  /** A transaction has ended, and nothing has come since. */
+  #hasEnded = false
   /** The statement before, while it runs: the next one waits for it where it may change the connection. */
   #before: Promise<Rows> | null = null
 
@@ -52,6 +54,7 @@ export class Lease implements DatabaseConnection {
   }
 
   async executeQuery<R>(query: CompiledQuery, options?: AbortableOptions): Promise<QueryResult<R>> {
+    if (this.#hasEnded) await this.#turn()
     this.#assertHeld(query)
     const raw = query.query.kind === 'RawNode'
     const statement = this.#statementOf(query)
@@ -76,6 +79,7 @@ export class Lease implements DatabaseConnection {
     chunkSize: number,
     options?: AbortableOptions,
   ): AsyncIterableIterator<QueryResult<R>> {
+    if (this.#hasEnded) await this.#turn()
     this.#assertHeld(query)
     if (!Number.isInteger(chunkSize) || chunkSize <= 0) {
       throw new SmartPgError(
@@ -137,6 +141,15 @@ export class Lease implements DatabaseConnection {
     this.committed()
   }
 
+  /**
+   * Whoever comes when a transaction has ended may be one of its own statements that Kysely has held back: a turn later it
+   * has let go of the lease, or the next one is meant for what comes after it.
+   */
+  async #turn(): Promise<void> {
+    await new Promise<void>((resolve) => this.#engine.clock.nextTurn(resolve))
+    this.#hasEnded = false
+  }
+
   /** What its transaction still sends comes too late: behind COMMIT or ROLLBACK it would run on its own. */
   async #ends(query: CompiledQuery): Promise<void> {
     this.#ending = query
@@ -144,6 +157,7 @@ export class Lease implements DatabaseConnection {
       await this.executeQuery(query)
     } finally {
       this.#ending = null
+      this.#hasEnded = true
     }
   }
 

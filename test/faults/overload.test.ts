@@ -135,8 +135,10 @@ describe.skipIf(borrowed)(`a server with fewer slots than all pools together ${o
     const url = new URL(cluster.url)
     url.username = 'app'
     const dialects = Array.from({ length: 5 }, () =>
-      open({ primary: url.href, pool: { max: 20 }, applicationName: 'storm' }),
+      open({ primary: url.href, pool: { initial: 1, max: 20 }, applicationName: 'storm' }),
     )
+    // One each: slots that others hold come free when they like.
+    for (const { dialect } of dialects) await dialect.ready()
     const refused = new Tally()
     for (const { dialect } of dialects) dialect.on('error', ({ error }) => refused.add((error as Error).message))
     const told = new Tally()
