@@ -10,6 +10,8 @@
 
 import { openMs, rampShare, whyOpened } from './breaker-rules.ts'
 import type { BreakerSettings } from './breaker-rules.ts'
+import { closed, nameOf, openUntil, retryAfter } from './breaker-state.ts'
+import type { Closed, Forced, HalfOpen, Open, State } from './breaker-state.ts'
 import { CallWindow } from './call-window.ts'
 import type { BreakerStateName } from './events.ts'
 import type { BreakerVerdict } from './fault.ts'
@@ -68,61 +70,11 @@ export interface BreakerStatus {
   readonly transitions: readonly Transition[]
 }
 
-type State = Closed | Open | HalfOpen | Forced
-
-interface Closed {
-  readonly at: 'closed'
-  failures: number
-  /** When the last loss was counted. */
-  lostAt: number
-  /** Since when the share of admitted calls grows; NaN when all are admitted. */
-  rampFrom: number
-  /** How often it had opened in a row when it closed: what breaks again while it recovers was not mended. */
-  openings: number
-  /** Calls that may still be admitted now, and since when that is so. */
-  credit: number
-  creditAt: number
-}
-interface Open {
-  readonly at: 'open'
-  readonly failures: number
-  readonly until: number
-  /** How often in a row; doubles the time. */
-  readonly openings: number
-  /** When one call may be made to see whether the server is back before its time is over. */
-  probeAt: number
-  readonly probeEveryMs: number
-  probing: boolean
-}
-interface HalfOpen {
-  readonly at: 'half-open'
-  readonly failures: number
-  readonly openings: number
-  /** Trial calls that may still start. */
-  permits: number
-  /** Trial calls under way. */
-  running: number
-  /** Trial calls that the server has answered. */
-  answered: number
-  /** If the trials are not back until then, others may start. */
-  renewAt: number
-}
-interface Forced {
-  readonly at: 'forced'
-  readonly failures: 0
-  /** By `isolate` alone: it ends with the last isolation. */
-  readonly isolated: boolean
-  /** The outage that it stands over: when it ends, the server has to show that that is over, too. */
-  readonly over: Pick<Open, 'failures' | 'openings'> | null
-}
-
 const transitionsKept = 5
 /** While it recovers at least as many calls as trials are admitted in this time, so that little traffic finds no ramp. */
 const RAMP_FLOOR_MS = 100
 /** Connections that are lost, or cannot be had, so close to each other tell of one event. */
 const ONE_EVENT_MS = 1_000
-/** An open circuit is probed at most this often. */
-const PROBE_MS = 250
 const middle: Chance = () => 0.5
 
 /** One circuit. With `null` for settings it never opens by itself. */
@@ -428,26 +380,9 @@ export class Breaker {
   }
 }
 
-function closed(now: number, rampFrom: number, openings: number): Closed {
-  return { at: 'closed', failures: 0, lostAt: -Infinity, rampFrom, openings, credit: 1, creditAt: now }
-}
-
-function openUntil(until: number, now: number, failures: number, openings: number): Open {
-  const probeEveryMs = Math.max(PROBE_MS, (until - now) / 4)
-  return { at: 'open', failures, until, openings, probeAt: now + probeEveryMs, probeEveryMs, probing: false }
-}
-
 /** The server has said something that only a server that works says. */
 function isAnswer(outcome: Outcome): boolean {
   return outcome === 'success' || outcome === 'ignore'
-}
-
-function nameOf(state: State): BreakerStateName {
-  return state.at === 'forced' ? 'open' : state.at
-}
-
-function retryAfter(state: State, now: number): number | null {
-  return state.at === 'open' ? Math.max(0, state.until - now) : null
 }
 
 // The code alone: messages of PostgreSQL print values.

@@ -8,26 +8,24 @@ import type { CloseReason, NodeCells } from '../core/cells.ts'
 import { AcquireTimeoutError, QueueFullError, SmartPgError } from '../core/errors.ts'
 import type { PoolCounts } from '../core/errors.ts'
 import type { PoolBounds, PoolState } from '../core/pool-plan.ts'
-import type { Clock, Facts, OpenSession, Session, Timer } from '../core/types.ts'
-import { BUSY_MS, GRACE_MS, within } from './clock.ts'
+import type { Clock, Facts, OpenSession, Session } from '../core/types.ts'
+import { within } from './clock.ts'
 import { Caller } from './caller.ts'
 import { Connector } from './connector.ts'
 import type { ConnectorPorts, Host } from './connector.ts'
-import { SHORTEST_TICK_MS, enforceDeadline, leaked, silent, surplus, tickMs, untilNextLook } from './housekeeping.ts'
 import { Growth } from './growth.ts'
+import { silent, surplus } from './housekeeping.ts'
 import { clean, needsCleaning, ping } from './hygiene.ts'
-import { enforceLaneDeadlines, untilLaneDeadline } from './lane-deadlines.ts'
-import type { DeadlineHost } from './lane-deadlines.ts'
 import { Lanes } from './lanes.ts'
 import type { LaneHost } from './lanes.ts'
 import type { Listeners } from './listeners.ts'
-import { Silence } from './silence.ts'
-import type { SilenceHost } from './silence.ts'
 import { setLockTimeout } from './lock-timeout.ts'
-import type { LanePassage } from './passage.ts'
+import type { LanePassage, SharedLane } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
 import type { Ticket, Waiter } from './wait-queue.ts'
 import { WaitingRoom } from './waiting-room.ts'
+import { Watch } from './watch.ts'
+import type { Watched } from './watch.ts'
 
 export interface PoolPorts extends ConnectorPorts {
   readonly listeners: Listeners
@@ -52,19 +50,17 @@ export interface AcquireOptions {
 
 /** After the goodbye the server closes the socket at once or not at all. */
 const CLOSE_GRACE_MS = 2_000
-/** A process that is busy all the time keeps no deadline off for longer. */
-const DEAF_AGAIN_MS = 5_000
 /** Who the error of an acquire that was in vain names. */
 const HOLDERS_NAMED = 3
 
-export class Pool implements LaneHost, DeadlineHost, SilenceHost {
+export class Pool implements LaneHost, Watched {
   readonly #config: NodePoolConfig
   readonly #ports: PoolPorts
   readonly #node: Host
   readonly #cells: NodeCells
   readonly #connector: Connector
   readonly #growth: Growth
-  readonly #silence: Silence
+  readonly #watch: Watch
   readonly #idle: PooledSession[] = []
   /** Held by a lease, being asked whether it lives, or being cleaned. */
   readonly #busy = new Set<PooledSession>()
@@ -81,9 +77,6 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
   #validating = 0
   /** Mean time a lease holds a connection, milliseconds. */
   #useMs = 0
-  #tickTimer: Timer = null
-  /** Until then answers that came while the process was busy may still lie in the sockets. */
-  #hearsUntil = 0
   #drained: Promise<void> | null = null
   #whenEmpty: (() => void) | null = null
 
@@ -100,7 +93,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
       rested: () => this.#growth.grow(this.#connector.worthTryingUnasked),
       standing: () => this.#standing,
     })
-    this.#silence = new Silence(this, ports.openBeside)
+    this.#watch = new Watch(this, ports.queryTimeoutMs, ports.openBeside)
     this.#growth = new Growth(ports.clock, this.#connector, {
       open: (count) => this.#open(count),
       mayOpen: () => this.#state === 'open',
@@ -201,7 +194,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
   lane(facts: Facts): LanePassage | null {
     if (this.#state !== 'open') return null
     const passage = this.lanes.ride(facts)
-    if (passage !== null && this.#tickTimer === null) this.#tick()
+    if (passage !== null) this.#watch.wake()
     return passage
   }
 
@@ -213,7 +206,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
     const served = this.lanes.wait(facts, timeoutMs, signal)
     this.#serve()
     this.#growth.grow()
-    if (this.#tickTimer === null) this.#tick()
+    this.#watch.wake()
     return served
   }
 
@@ -320,15 +313,14 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
     }
     for (const pooled of [...this.#busy]) this.#remove(pooled, 'drain', closed)
     for (const { pooled } of [...this.lanes.lanes]) this.#remove(pooled, 'drain', closed)
-    if (this.#tickTimer !== null) clock.clearTimeout(this.#tickTimer)
     this.#growth.stop()
-    this.#silence.stop()
+    this.#watch.stop()
     this.lanes.stop()
     await Promise.all(this.#goodbyes)
     this.#state = 'closed'
   }
 
-  // What the lanes ask of their pool.
+  // What its lanes, and who watches it, ask of the pool.
 
   get node(): string {
     return this.#node.name
@@ -344,6 +336,22 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
 
   get clock(): Clock {
     return this.#ports.clock
+  }
+
+  get busy(): Iterable<PooledSession> {
+    return this.#busy
+  }
+
+  get shared(): Iterable<SharedLane> {
+    return this.lanes.lanes
+  }
+
+  get behindPooler(): boolean | undefined {
+    return this.#node.behindPooler
+  }
+
+  get worthWatching(): boolean {
+    return this.#state !== 'closed' && (this.counts().total > 0 || this.#waiting.length > 0)
   }
 
   get pipelineWrites(): boolean {
@@ -430,7 +438,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
     pooled.heldSince = now
     this.underLockTimeout(pooled, 'own')
     this.#busy.add(pooled)
-    if (this.#tickTimer === null) this.#tick()
+    this.#watch.wake()
   }
 
   /** Gives idle connections to those who wait; one that has been idle for long is asked first. */
@@ -608,7 +616,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
     if (this.#standing + 1 >= Math.min(this.#wanted, this.#connector.max)) this.#wanted = 0
     this.#busy.add(pooled)
     this.#offer(pooled, this.#ports.clock.now())
-    if (this.#tickTimer === null) this.#tick()
+    this.#watch.wake()
     this.#growth.grow(this.#wanted > 0)
   }
 
@@ -665,44 +673,10 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
 
   /** A statement went out whose time may be over before the next look at those that are under way. */
   hurry(): void {
-    this.#ports.clock.clearTimeout(this.#tickTimer)
-    this.#tick()
+    this.#watch.hurry()
   }
 
-  #tick(): void {
-    const { clock } = this.#ports
-    const ms = this.#untilNextLook(clock.now())
-    const due = clock.now() + ms
-    this.#tickTimer = clock.setTimeout(() => {
-      this.#tickTimer = null
-      this.#hearsAgain(clock.now() - due)
-      this.#keepHouse()
-      if (this.#state !== 'closed' && (this.counts().total > 0 || this.#waiting.length > 0)) this.#tick()
-    }, ms)
-  }
-
-  /** What the process was deaf for is given to the statements under way again, but not without end. */
-  #hearsAgain(lateMs: number): void {
-    const now = this.#ports.clock.now()
-    if (lateMs > BUSY_MS && now - this.#hearsUntil > DEAF_AGAIN_MS) this.#hearsUntil = now + Math.min(lateMs, GRACE_MS)
-  }
-
-  #untilNextLook(now: number): number {
-    const { queryTimeoutMs } = this.#ports
-    const ms = untilNextLook(this.#busy, now, tickMs(this.#config, queryTimeoutMs))
-    return Math.max(SHORTEST_TICK_MS, untilLaneDeadline(this.lanes.lanes, now, ms))
-  }
-
-  #keepHouse(): void {
-    const now = this.#ports.clock.now()
-    const hears = now >= this.#hearsUntil
-    for (const pooled of [...this.#busy]) {
-      if (hears && enforceDeadline(pooled, now, this.#ports.clock)) this.suspect()
-      if (leaked(pooled, now, this.#config.leakDetectionMs)) this.#reportLeak(pooled, now)
-    }
-    if (hears) enforceLaneDeadlines(this.lanes.lanes, this, now)
-    // Behind a pooler nobody knows whose backend a connection has.
-    if (hears && this.#node.behindPooler === false) this.#silence.look(this.#used())
+  keepHouse(now: number): void {
     if (this.#state !== 'open') return
     // The rules look at how long ago something was.
     this.#reserve()
@@ -716,12 +690,7 @@ export class Pool implements LaneHost, DeadlineHost, SilenceHost {
     this.#growth.grow(this.#connector.worthTryingUnasked)
   }
 
-  *#used(): Iterable<PooledSession> {
-    yield* this.#busy
-    for (const { pooled } of this.lanes.lanes) yield pooled
-  }
-
-  #reportLeak(pooled: PooledSession, now: number): void {
+  leaks(pooled: PooledSession, now: number): void {
     this.#cells.leaksDetected++
     this.#ports.listeners.emit('leak', {
       node: this.#node.name,
