@@ -30,10 +30,9 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
   const now = engine.clock.now()
   afterwards(engine, hold, seat, now)
   const sent = !run.wasLost && !neverRan(error) && !neverPassedOn(fault)
-  // What was never sent says nothing about the server, nor does what only we have said; one lost connection says it once.
-  const tells = sent && (!fault.dropsConnection || fault.class === 'cancelled' || node.isNewLoss(seat.session))
-  const mute = fault.breaker === 'ignore' && !saidByServer(fault)
-  if (tells && !mute) node.settleQuery(seat.permit, fault.breaker, now, error, run.exempt ? 0 : now - run.sentAt)
+  // What was never sent says nothing about the server, nor does what only we have said.
+  const tells = sent && (fault.breaker !== 'ignore' || saidByServer(fault))
+  if (tells) node.settleQuery(seat.permit, fault.breaker, now, error, run.exempt ? 0 : now - run.sentAt)
   else if (seat.permit !== null) node.giveBackQuery(seat.permit)
   seat.permit = null
   count(hold, statement, run, fault, now)

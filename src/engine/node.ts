@@ -64,7 +64,6 @@ export class Node implements Host {
   knowsTransactions: boolean | undefined = undefined
   readonly #connecting: Breaker
   #connectedOnce = false
-  readonly #lossesTold = new WeakSet<Session>()
   readonly #querying: Breaker
   readonly #ports: NodePorts
 
@@ -114,13 +113,6 @@ export class Node implements Host {
   settleQuery(permit: Permit | null, outcome: Outcome, now: number, cause?: unknown, tookMs = 0): void {
     if (permit === null && this.#querying.state !== 'closed') return
     this.#querying.settle(permit ?? this.#querying.current, outcome, now, this.#ports.chance, cause, tookMs)
-  }
-
-  /** Whether this is the first to tell that a connection was lost: one fault, however many statements stood on it. */
-  isNewLoss(session: Session): boolean {
-    if (this.#lossesTold.has(session)) return false
-    this.#lossesTold.add(session)
-    return true
   }
 
   /** The query never reached the server. */

@@ -11,7 +11,8 @@ import type { ConfigFault } from '../core/errors.ts'
 import { nextTry } from '../core/transaction-retry.ts'
 import type { NextTry } from '../core/transaction-retry.ts'
 import { pause, systemChance, systemClock } from '../engine/clock.ts'
-import { Lease } from './lease.ts'
+import { leaseOf } from './hints.ts'
+import type { Lease } from './lease.ts'
 
 export interface RetryTransactionOptions {
   /** Runs in all. Default 3; 1 = as `db.transaction()`. */
@@ -43,7 +44,7 @@ export async function retryTransaction<DB, T>(
     let lease: Lease | null = null
     try {
       return await transactionOf(db, options).execute(async (trx) => {
-        lease = await leaseOf(trx)
+        lease = await leaseBehind(trx)
         return fn(trx)
       })
     } catch (error) {
@@ -68,8 +69,8 @@ function transactionOf<DB>(db: Kysely<DB>, { isolationLevel, accessMode }: Retry
 }
 
 /** The connection of a transaction, if it is ours and no other dialect hides it. */
-function leaseOf<DB>(trx: Transaction<DB>): Promise<Lease | null> {
-  return trx.getExecutor().provideConnection(async (connection) => (connection instanceof Lease ? connection : null))
+function leaseBehind<DB>(trx: Transaction<DB>): Promise<Lease | null> {
+  return trx.getExecutor().provideConnection(async (connection) => leaseOf(connection))
 }
 
 /** Decides, and counts and tells what was decided, as the retry of a statement is. */
