@@ -30,6 +30,14 @@ const overPg = (project: TestProjectInlineConfiguration): TestProjectInlineConfi
   test: { ...project.test, env: { TEST_WIRE: 'pg' } },
 })
 
+/** Of these the wire is no part: they ask the pool, the circuit and the judge. */
+const ofNoWire = ['circuit-breaker', 'judge', 'levels', 'overload', 'slow-accept', 'stock']
+
+const without = (names: string[], project: TestProjectInlineConfiguration): TestProjectInlineConfiguration => ({
+  ...project,
+  test: { ...project.test, exclude: names.map((name) => `test/**/${name}.test.ts`) },
+})
+
 /** Tests that ask a Session, whichever it is. */
 const ofSessions = ['session', 'prepared', 'portal', 'cancel', 'open', 'tls']
 
@@ -66,7 +74,7 @@ export default defineConfig({
       withKysely('kysely-next', 'kysely-next/dist/index.js', 6),
       overPg(withKysely('kysely-pg', 'kysely/dist/index.js', 7)),
       withDatabase('faults', 'faults', 8),
-      overPg(withDatabase('faults-pg', 'faults', 9)),
+      without(ofNoWire, overPg(withDatabase('faults-pg', 'faults', 9))),
       withDatabase('package', 'package', 10),
     ],
   },
