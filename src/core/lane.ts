@@ -38,8 +38,6 @@ export interface Passage {
 interface Carrier {
   readonly bytesUnanswered: number
   readonly unflushed: number
-  /** Its settings are not what they were: it is to be put right before anybody else gets it. */
-  readonly drifted?: boolean
 }
 
 /** One connection as the rules see it. */
@@ -101,7 +99,7 @@ export class Lane<P extends Passage = Passage> {
 
   /** Whether a statement may ride behind those that are there. */
   isOpen(now: number, roundTripMs: number, unreadMs: number): boolean {
-    if (this.reserved || this.ending || this.closed !== 'no' || this.#connection.drifted === true) return false
+    if (this.reserved || this.ending || this.closed !== 'no') return false
     if (this.isOverdue(now, roundTripMs, unreadMs)) return false
     return this.#connection.bytesUnanswered <= MOST_BYTES
   }

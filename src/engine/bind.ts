@@ -8,9 +8,11 @@ import { mayShare } from '../core/sharing.ts'
 import { within } from './clock.ts'
 import type { Engine } from './engine.ts'
 import type { Hold } from './hold.ts'
+import { holderAround } from './holder.ts'
 import type { Node } from './node.ts'
 import type { LanePassage } from './passage.ts'
 import type { PooledSession } from './pooled-session.ts'
+import { hasWaited } from './run.ts'
 import type { Run } from './run.ts'
 import type { Seat } from './seat.ts'
 import { count, tell } from './settle.ts'
@@ -83,7 +85,7 @@ async function wait(run: Run, node: Node, because: RouteReason, permit: Permit):
   const { engine, hold, signal } = run
   let pooled: PooledSession
   try {
-    pooled = await waiting(run, node, (timeoutMs) => node.pool.acquire({ signal, timeoutMs }))
+    pooled = await node.pool.acquire({ signal, timeoutMs: leftToWait(run, node) })
   } catch (error) {
     return elsewhere(run, node, permit, error)
   }
@@ -101,7 +103,7 @@ async function waitForLane(run: Run, node: Node, because: RouteReason, permit: P
   const { hold, signal, statement } = run
   let passage: LanePassage
   try {
-    passage = await waiting(run, node, (timeoutMs) => node.pool.waitForLane(statement.facts, { signal, timeoutMs }))
+    passage = await node.pool.waitForLane(statement.facts, { signal, timeoutMs: leftToWait(run, node) })
   } catch (error) {
     return elsewhere(run, node, permit, error)
   }
@@ -115,14 +117,8 @@ async function waitForLane(run: Run, node: Node, because: RouteReason, permit: P
 }
 
 /** All the waits of one statement together take no longer than `acquireTimeout`, however often it is tried. */
-async function waiting<T>(run: Run, { pool }: Node, ask: (timeoutMs: number) => Promise<T>): Promise<T> {
-  const { clock } = run.engine
-  const since = clock.now()
-  try {
-    return await ask(Math.max(1, pool.config.acquireTimeoutMs - run.waitedMs))
-  } finally {
-    run.waitedMs += clock.now() - since
-  }
+function leftToWait({ waitedMs }: Run, { pool }: Node): number {
+  return Math.max(1, pool.config.acquireTimeoutMs - waitedMs)
 }
 
 /** The pool has tried for as long as it may. A replica is not the only one who can answer. */
@@ -132,13 +128,14 @@ function elsewhere(run: Run, node: Node, permit: Permit, error: unknown): Seat |
   if (node.role === 'primary' || run.signal?.aborted) throw unserved(run, node, error)
   run.failedOn.push(node)
   run.failure = error
+  hasWaited(run, run.engine.clock.now())
   return bind(run)
 }
 
 /** Whether the caller holds a connection to the node already, by the transaction he stands in. */
 function holdsAround({ hold }: Run, node: Node): boolean {
-  for (let around = hold.within; around !== null; around = around.within) {
-    if (around.node === node && around.pooled !== null) return true
+  for (let around = holderAround(); around !== null; around = around.within) {
+    if (around !== hold && around.node === node && around.pooled !== null) return true
   }
   return false
 }

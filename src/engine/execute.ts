@@ -11,7 +11,7 @@ import type { Engine } from './engine.ts'
 import { failed, waitsAlone } from './failure.ts'
 import type { Hold } from './hold.ts'
 import { answerWithId, asksForId, commitSent, knowingId, resolveCommit } from './resolve-commit.ts'
-import { named } from './run.ts'
+import { hasWaited, named } from './run.ts'
 import type { Run } from './run.ts'
 import type { Seat } from './seat.ts'
 import { afterwards, count, tell, watchPlan } from './settle.ts'
@@ -37,6 +37,7 @@ export async function execute(
     failedOn: [],
     attempt: 0,
     waitedMs: 0,
+    triedAt: startedAt,
     sentAt: startedAt,
     wasInTransaction: false,
     begin: null,
@@ -79,12 +80,17 @@ export async function execute(
         answered(run, seat, rows)
         return rows
       } catch (error) {
-        if (waitsAlone(run, error)) continue
+        hasWaited(run, run.sentAt)
+        if (waitsAlone(run, error)) {
+          run.triedAt = engine.clock.now()
+          continue
+        }
         const step = failed(run, seat, error)
         if (run.untold !== null) return await resolveCommit(run, seat, run.untold)
         if (step === null) throw hold.failure
         // The backoff last: the connection is back in its pool while nobody needs it.
         if (step.after > 0) await pause(engine.clock, step.after, signal)
+        run.triedAt = engine.clock.now()
       }
     }
   } finally {

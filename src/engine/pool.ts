@@ -377,8 +377,8 @@ export class Pool implements LaneHost, Watched {
     if (this.pipelineWrites) setLockTimeout(pooled, whose, this.#node.lockTimeout!)
   }
 
-  keeps({ lifetimeEnd, generation }: PooledSession, now: number): boolean {
-    return now < lifetimeEnd && generation === this.#generation && this.#state === 'open'
+  keeps({ lifetimeEnd, generation, session }: PooledSession, now: number): boolean {
+    return now < lifetimeEnd && !session.drifted && generation === this.#generation && this.#state === 'open'
   }
 
   giveBack(pooled: PooledSession, now: number): void {

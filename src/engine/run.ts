@@ -21,8 +21,10 @@ export interface Run {
   /** Nodes that could not answer it so far. */
   readonly failedOn: Node[]
   attempt: number
-  /** For a connection, in all tries together. */
+  /** For a connection, in all tries before this one together. */
   waitedMs: number
+  /** When this try began. */
+  triedAt: number
   sentAt: number
   wasInTransaction: boolean
   /** The BEGIN that it took along. */
@@ -50,6 +52,12 @@ export interface Run {
   untold: Fault | null
   /** What the try before ended with. */
   failure: unknown
+}
+
+/** It had its connection, or gave up, at `until`; what comes now is another try. */
+export function hasWaited(run: Run, until: number): void {
+  run.waitedMs += until - run.triedAt
+  run.triedAt = until
 }
 
 /** The statement as it is sent: named as late as possible, because the name is about the server's memory. */

@@ -37,7 +37,6 @@ export class Lease implements DatabaseConnection {
 
   constructor(engine: Engine) {
     this.#engine = engine
-    this.#hold.within = holderAround()
   }
 
   /** Whether a transaction of Kysely's is open on this connection. */
@@ -103,6 +102,7 @@ export class Lease implements DatabaseConnection {
 
   async begin(settings: TransactionSettings, options?: AbortableOptions): Promise<void> {
     const { accessMode, isolationLevel } = settings
+    this.#hold.within = holderAround()
     standsIn(this.#hold)
     // A standby has no SERIALIZABLE.
     const offloadable = accessMode === 'read only' && isolationLevel !== 'serializable'
