@@ -5,7 +5,7 @@ import type { Clock } from '../core/types.ts'
 import { sendCancel } from './cancel.ts'
 import type { PgClient } from './pg-client.ts'
 import type { ReportedSettings } from './reported.ts'
-import { connectionLost } from './values.ts'
+import { coded, connectionLost } from './values.ts'
 
 export interface SessionOptions {
   readonly node: string
@@ -36,7 +36,7 @@ export abstract class ConnectedSession {
     this.#options = options
     this.pid = client.processID
     client.connection.on('end', () => this.end(connectionLost(options.node)))
-    client.on('error', (error) => this.end(error))
+    client.on('error', (error) => this.end(coded(options.node, error)))
   }
 
   protected get options(): SessionOptions {

@@ -68,7 +68,8 @@ const CODELESS = new Set([
   'Client has encountered a connection error and is not queryable',
 ])
 
-/** pg raises some failures without a code when the socket is gone; those get a typed error. */
+/** pg raises some failures without a code when the socket is gone, and the socket has words of its own: those get a typed error. */
 export function coded(node: string, failure: Error): Error {
-  return CODELESS.has(failure.message) && !('code' in failure) ? connectionLost(node, failure) : failure
+  const ofSocket = 'syscall' in failure || (CODELESS.has(failure.message) && !('code' in failure))
+  return ofSocket ? connectionLost(node, failure) : failure
 }
