@@ -29,8 +29,8 @@ async function startEngine(replicas: number): Promise<Engine> {
   server.on('pg_is_in_recovery', ({ sql: asked }) => ({
     rows: [
       asked.includes('pg_last_wal_replay_lsn')
-        ? { recovering: true, received: '0/1000', replayed: '0/1000', receiving: true }
-        : { recovering: false, lsn: '0/1000', block: '8192', segment: '16777216' },
+        ? { recovering: 'true', received: '0/1000', replayed: '0/1000', receiving: 'true' }
+        : { recovering: 'false', lsn: '0/1000', block: '8192', segment: '16777216' },
     ],
   }))
   const urls = Array.from({ length: replicas }, (_, i) => `postgres://bench@replica-${i + 1}/bench`)
