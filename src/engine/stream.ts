@@ -41,14 +41,16 @@ export async function* stream(
   const startedAt = engine.clock.now()
   const own = hold.transaction === 'none' && !hold.inTransaction
   hold.untimed = true
-  if (own) await begin(engine, hold, statement, raw, signal)
+  // Raw and unknown statements may write, which a read only transaction would refuse.
+  const readOnly = statement.facts.safeOnReplica && !raw
+  if (own) await begin(engine, hold, readOnly, signal)
   else await beginNow(engine, hold, signal)
   const times = { attempt: 1, startedAt, sentAt: engine.clock.now() }
   hold.sends(statement.facts)
   let fault: Fault | undefined
   try {
     yield* portalRows(engine, hold, statement, limits)
-    if (own) await execute(engine, hold, COMMIT, true)
+    if (own) await execute(engine, hold, COMMIT, true).catch((error: unknown) => kept(hold, readOnly, error))
   } catch (error) {
     fault = engine.faultOf(error, 'query')
     if (fault.dropsConnection) hold.discard = true
@@ -60,6 +62,12 @@ export async function* stream(
     // On a connection that is gone there is nothing to end.
     if (own && hold.inTransaction && hold.pooled?.session.lost === null) await end(engine, hold, fault)
   }
+}
+
+/** All rows have been read: of what only reads nothing can be lost any more. */
+function kept(hold: Hold, readOnly: boolean, error: unknown): void {
+  if (!readOnly || hold.pooled === null || hold.pooled.session.lost === null) throw error
+  hold.discard = true
 }
 
 /** The reader stopped early, so what the statement wrote by then stays; or the server failed, and nothing does. */
@@ -104,9 +112,7 @@ function tooLate({ node }: Hold, { facts }: Statement, timeoutMs: number): Smart
   return new SmartPgError('SMARTPG_QUERY_TIMEOUT', message, { node: node!.name, phase: 'stream' })
 }
 
-async function begin(engine: Engine, hold: Hold, statement: Statement, raw: boolean, signal?: AbortSignal) {
-  // Raw and unknown statements may write, which a read only transaction would refuse.
-  const readOnly = statement.facts.safeOnReplica && !raw
+async function begin(engine: Engine, hold: Hold, readOnly: boolean, signal?: AbortSignal) {
   hold.transaction = readOnly && hold.answered === 0 ? 'read-only' : 'read-write'
   try {
     await execute(engine, hold, readOnly ? BEGIN_READ : BEGIN_WRITE, true, signal)

@@ -84,6 +84,18 @@ describe('behind a faulty network', () => {
       await expectWhole(opened)
     })
 
+    test('is nobody’s loss when it was the COMMIT behind a stream that has only read', async () => {
+      const opened = await connected()
+      const { db, proxy } = opened
+      await ask(database.url, 'insert into written select generate_series(1, 5)')
+      const lost = proxy.loseReply({ to: /^commit/i })
+      const read: number[] = []
+      for await (const { n } of db.selectFrom('written').select('n').orderBy('n').stream(2)) read.push(n)
+      expect(lost.happened).toBe(true)
+      expect(read).toEqual([1, 2, 3, 4, 5])
+      await expectWhole(opened)
+    })
+
     test('leaves a write of its own unknown, which is never sent twice', async () => {
       const opened = await connected()
       const { db, proxy } = opened
