@@ -2,6 +2,7 @@
 // milliseconds. Nothing here comes from `pg`, so that a strict consumer without @types/pg can compile.
 
 import type { Registry } from 'prom-client'
+import type { BreakerSettings } from '../core/breaker-rules.ts'
 
 /** Milliseconds, or text such as `'500ms'`, `'30s'`, `'5min'`, `'1h'`. */
 export type Duration = number | string
@@ -244,19 +245,6 @@ export interface NodePoolConfig {
   readonly pipelineWrites: boolean
 }
 
-export interface BreakerConfig {
-  readonly failureThreshold: number
-  readonly errorRate: number
-  readonly windowMs: number
-  readonly minimumCalls: number
-  readonly slowCallMs: number
-  readonly slowCallRate: number
-  readonly recoveryMinMs: number
-  readonly recoveryMaxMs: number
-  readonly halfOpenMaxCalls: number
-  readonly metricsOnly: boolean
-}
-
 /** Everything resolved: frozen, complete, in milliseconds and bytes. */
 export interface Config {
   readonly name: string
@@ -291,7 +279,7 @@ export interface Config {
   }
   readonly probeIntervalMs: number
   /** null: no breaker. */
-  readonly breaker: BreakerConfig | null
+  readonly breaker: BreakerSettings | null
   readonly retry: {
     readonly attempts: number
     readonly baseMs: number

@@ -2,6 +2,7 @@
 // (own options, breaker preset, preset, defaults), every fault is collected, and nothing is ever corrected: either all
 // of it is right, or one ConfigError names all that is not.
 
+import type { BreakerSettings } from '../core/breaker-rules.ts'
 import { ConfigError } from '../core/errors.ts'
 import type { ConfigFault } from '../core/errors.ts'
 import { checkPerNode, checkValue } from './check.ts'
@@ -12,7 +13,7 @@ import { durationText } from './duration.ts'
 import { nearestName } from './nearest.ts'
 import { checkReplicas } from './nodes.ts'
 import type { NamedSource } from './nodes.ts'
-import type { BreakerConfig, Config, NodeConfig, NodePoolConfig, SslOptions } from './options.ts'
+import type { Config, NodeConfig, NodePoolConfig, SslOptions } from './options.ts'
 import { isObject, ownEntries } from './own.ts'
 import { breakerPresets, presets } from './presets.ts'
 import { isOptionPath, optionPaths, ruleOf, rules, sections } from './rules.ts'
@@ -164,7 +165,7 @@ function configOf(layers: Layers, primary: Source, replicas: readonly NamedSourc
     wire: value('wire'),
     primary: nodeOf({ name: 'primary', source: primary }, layers),
     replicas: Object.freeze(nodes),
-    // A getter, because pg writes into the object it is given (it hides `key`), and Config is frozen.
+    // A getter, so that whoever reads it has a copy of his own, and Config is frozen.
     get ssl() {
       return concealed(ssl)
     },
@@ -230,7 +231,7 @@ function nodeOf({ name, source }: NamedSource, layers: Layers): NodeConfig {
   return Object.freeze({ name, target: Object.freeze(source.target), pool: Object.freeze(pool) })
 }
 
-function breakerOf(layers: Layers): BreakerConfig | null {
+function breakerOf(layers: Layers): BreakerSettings | null {
   if (valueOf(layers, 'breaker') === false) return null
   const recoveryMaxMs = valueOf(layers, 'breaker.recoveryTimeout.max')
   return Object.freeze({

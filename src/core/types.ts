@@ -83,8 +83,8 @@ export interface Session {
   readonly bytesRead: number
   /** Settles only after ReadyForQuery, or when the connection is gone. */
   send(statement: Statement): Promise<Rows>
-  /** The same for somebody who needs no promise: `asker` hears of it within the read that brought the answer. */
   /**
+   * The same for somebody who needs no promise: `asker` hears of it within the read that brought the answer.
    * `gathers` above 0: others are under way, and answers that lie in the sockets will bring more statements before the
    * event loop has come round: all of them leave in one write then, not each at the end of what runs now. Above 1: up
    * to so many such statements, pure reads all of them, may stand under one Sync; one that fails takes nobody along.
