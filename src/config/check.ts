@@ -15,6 +15,7 @@ export function checkValue(rule: Rule, path: string, value: unknown, faults: Con
   if (rule.kind === 'settings') return checkSettings(value, path, faults)
   if (rule.kind === 'ssl') return checkSsl(value, path, faults)
   if (rule.kind === 'texts') return checkTexts(value, path, faults)
+  if (rule.kind === 'functions') return checkFunctions(value, path, faults)
   const accepted = accept[rule.kind as SimpleKind](value, rule)
   if (accepted === undefined) faults.push({ path, received: received(rule.kind, value), expected: expectedOf(rule) })
   return accepted
@@ -50,7 +51,7 @@ function expectedOf(rule: Rule): string {
   return rule.kind === 'duration' ? `${expectation(rule)}: ${durationForms}` : expectation(rule)
 }
 
-type SimpleKind = Exclude<Kind, 'settings' | 'ssl' | 'texts' | 'connection' | 'replicas'>
+type SimpleKind = Exclude<Kind, 'settings' | 'ssl' | 'texts' | 'functions' | 'connection' | 'replicas'>
 
 /** What an object of a stranger must be able to do; more is not asked, so that any logger will do. */
 const methodsOf = {
@@ -78,6 +79,7 @@ const accept: { readonly [K in SimpleKind]: (value: unknown, rule: Rule) => unkn
   choice: (value, rule) => rule.choices!.find((choice) => choice === value),
   name: (value, rule) => (typeof value === 'string' && isLabel(value, rule.max!) ? value : undefined),
   hook: called,
+  lookup: called,
   init: (value) => (isSql(value) ? value : called(value)),
   parsers: able,
   registry: able,
@@ -87,7 +89,7 @@ const accept: { readonly [K in SimpleKind]: (value: unknown, rule: Rule) => unkn
 const isSql = (value: unknown) => typeof value === 'string' && value.trim() !== '' && !value.includes('\0')
 
 /** A URL as a name would carry its password into every metric and log line. */
-function isLabel(value: string, maxBytes: number): boolean {
+export function isLabel(value: string, maxBytes: number): boolean {
   return value.trim() !== '' && Buffer.byteLength(value) <= maxBytes && !/\0|:\/\//.test(value)
 }
 
@@ -114,8 +116,10 @@ export function expectation(rule: Rule): string {
     choice: () => rule.choices!.map((choice) => (typeof choice === 'string' ? `'${choice}'` : choice)).join(', '),
     name: () => `text of 1 to ${rule.max} bytes that is no URL`,
     hook: () => 'a function',
+    lookup: () => 'a function that is called as dns.lookup is',
     init: () => 'SQL or a function',
     texts: () => 'an array of SQL texts, compared exactly, and of RegExps without the flags g and y',
+    functions: () => `an array of ${functionForm}`,
     settings: () => 'an object of setting names and values',
     ssl: () => 'true, false or an object of TLS options',
     parsers: () => `an object with the methods ${methodsOf.parsers.join(', ')}`,
@@ -151,6 +155,25 @@ function checkText(value: unknown, path: string, faults: ConfigFault[]): string 
   const expected = 'a RegExp without the flags g and y, with which it answers differently each time it is asked'
   faults.push({ path, received: `a RegExp with the flag ${stateful[0]}`, expected })
   return undefined
+}
+
+const functionForm = "names as the catalog has them, with or without schema, such as 'app.price'"
+
+/** No quotes and no parentheses, which would never match, and nothing of a URL. */
+const functionName = /^[^\s"'().,:;/@\0]{1,63}(?:\.[^\s"'().,:;/@\0]{1,63})?$/
+
+function checkFunctions(value: unknown, path: string, faults: ConfigFault[]): readonly string[] | undefined {
+  if (!Array.isArray(value)) {
+    faults.push({ path, received: kindOf(value), expected: `an array of ${functionForm}` })
+    return undefined
+  }
+  const before = faults.length
+  const names = itemsOf(value)
+  for (const [index, name] of names.entries()) {
+    if (typeof name === 'string' && functionName.test(name)) continue
+    faults.push({ path: pathOf(path, index), received: shown(name), expected: functionForm })
+  }
+  return faults.length > before ? undefined : Object.freeze(names as string[])
 }
 
 /** The startup message's own keys, which are no settings, and two settings that options or pg already decide. */

@@ -18,7 +18,7 @@ export interface Source {
 
 type Entries = readonly (readonly [string, unknown])[]
 
-const forms =
+export const addressForms =
   'a postgres:// or postgresql:// URL, a socket: URL, a socket path such as /var/run/postgresql, ' +
   'an object of coordinates, or a function returning one of them'
 
@@ -58,7 +58,7 @@ function settled(target: ConnectionTarget | undefined): Source | undefined {
 function checkTarget(value: unknown, path: string, faults: ConfigFault[]): ConnectionTarget | undefined {
   if (typeof value === 'string') return checkUrl(value, path, faults)
   if (isObject(value)) return coordinates(ownEntries(value), path, faults)
-  faults.push({ path, received: kindOf(value), expected: forms })
+  faults.push({ path, received: kindOf(value), expected: addressForms })
   return undefined
 }
 
@@ -69,7 +69,11 @@ function checkUrl(text: string, path: string, faults: ConfigFault[], ssl?: SslOp
     return faults.length > before ? undefined : text
   }
   const ours = urlForm.test(text)
-  faults.push({ path, received: ours ? 'a URL that cannot be read' : notOurs(text), expected: ours ? readable : forms })
+  faults.push({
+    path,
+    received: ours ? 'a URL that cannot be read' : notOurs(text),
+    expected: ours ? readable : addressForms,
+  })
   return undefined
 }
 
@@ -138,6 +142,11 @@ function coordinates(
   alsoKnown: readonly string[] = [],
 ): ConnectionConfig | undefined {
   const before = faults.length
+  // Nobody writes that; it comes of environment variables that are not set, and pg would connect to its defaults.
+  if (entries.length > 0 && entries.every(([key, value]) => value === undefined && coordinateNames.includes(key))) {
+    faults.push({ path, received: 'an object of nothing but undefined', expected: addressForms })
+    return undefined
+  }
   const kept: [string, unknown][] = []
   for (const [key, value] of entries) {
     const at = pathOf(path, key)

@@ -3,6 +3,8 @@
 
 import type { Registry } from 'prom-client'
 import type { BreakerSettings } from '../core/breaker-rules.ts'
+import type { BalanceStrategy } from '../core/balance.ts'
+import type { Traits } from '../core/standing.ts'
 
 /** Milliseconds, or text such as `'500ms'`, `'30s'`, `'5min'`, `'1h'`. */
 export type Duration = number | string
@@ -32,6 +34,14 @@ export interface ReplicaOptions extends ConnectionConfig {
   name?: string
   /** Asked anew at every connect; instead of the coordinates. */
   connect?: () => ConnectionTarget | Promise<ConnectionTarget>
+  /** Where it stands; those in `routing.zone` come first. Default none. */
+  zone?: string
+  /** Its share of the reads among those of its priority. Default 1. */
+  weight?: number
+  /** 1 comes first; the next ones take reads while none before them can. Default 1. */
+  priority?: number
+  /** What `db.onReplica({ tags })` asks for. Default none. */
+  tags?: readonly string[]
 }
 
 /** Type parsers as in pg: `getTypeParser(oid, format)`. */
@@ -106,17 +116,47 @@ export interface TransactionOptions {
 }
 
 export interface RoutingOptions {
-  /** Reads may go to replicas. Default true when there are replicas. */
+  /** Reads may go to replicas. Default true. */
   readWriteSplit?: boolean
+  /**
+   * Which replica takes a read. `performance`: of two at random the one with less work under way for its latency;
+   * `adaptive` chooses among the others by what it sees. Default `performance`.
+   */
+  strategy?: BalanceStrategy
   /** A replica further behind gets no reads. Default `{ ms: 10_000, bytes: 16 MiB }`. */
   maxLag?: { ms?: Duration; bytes?: number }
-  /** `auto`: reads wait for this process's own writes. Default `auto`. */
-  readYourWrites?: 'auto' | 'off'
+  /**
+   * Which reads see which writes. `auto`: reads of tables that this process wrote see that, and reads within
+   * `dialect.session` what the session wrote; `session`: only the latter; `always`: every read sees every write of
+   * this process; `off`: none waits. Default `auto`.
+   */
+  readYourWrites?: ReadYourWrites
   /** Reads go to the primary when no replica will do. Default true. */
   fallbackToPrimary?: boolean
+  /**
+   * Reads that may run on the primary at once because no replica will do, so that lost replicas do not drown it; the
+   * others wait. Default: the primary's `pool.max`.
+   */
+  fallbackLimit?: number
   /** A transaction with access mode `read only` may run on a replica. Default true. */
   readOnlyTransactions?: boolean
+  /**
+   * What the functions of the database do, where the catalog says it wrongly or cannot say it: names, with or without
+   * schema. `readOnly`: a replica may run them; `writing`: only the primary. Default: as the catalog says.
+   */
+  functions?: { readOnly?: readonly string[]; writing?: readonly string[] }
+  /** Where this process runs: replicas of the same `zone` come first. Default none. */
+  zone?: string
+  /** A replica whose health score (0 to 100) falls below this gets no reads until it is 10 above it. Default 50. */
+  healthThreshold?: number
+  /** How host names are looked up, anew at each connect. Default `dns.lookup`. */
+  lookup?: Lookup
 }
+export type ReadYourWrites = 'auto' | 'session' | 'always' | 'off'
+
+/** As `dns.lookup`, and as `net.connect` takes it. */
+// oxlint-disable-next-line typescript/no-explicit-any -- Node's own signature has several shapes
+export type Lookup = (hostname: string, options: any, callback: (...answer: any[]) => void) => void
 
 export interface BreakerOptions {
   /**
@@ -157,6 +197,10 @@ export interface RetryOptions {
 export interface FailoverOptions {
   /** How often nodes are asked for role and lag while there is traffic. Default 1 s. */
   probeInterval?: Duration
+  /** Longest wait of a statement for a new primary, while no server is one. Default 5 s. */
+  timeout?: Duration
+  /** How often a statement is tried in all because the server it came to was no primary any more. Default 3. */
+  attempts?: number
 }
 
 export interface MetricsOptions {
@@ -174,12 +218,17 @@ export interface Logger {
 
 export type Preset = 'development' | 'staging' | 'production' | 'serverless'
 
-/** Options of SmartPgDialect. Only `primary` is needed. */
+/** Options of SmartPgDialect. Only `primary`, or `hosts`, is needed. */
 export interface SmartPgOptions {
-  /** Where writes go. An environment variable that is not set is refused with one clear error. */
-  primary: ConnectionSource | undefined
+  /**
+   * Where writes go, as long as that server is the primary: after a failover the roles move by themselves. An
+   * environment variable that is not set is refused with one clear error.
+   */
+  primary?: ConnectionSource | undefined
   /** Where reads may go. */
   replicas?: readonly (ConnectionSource | ReplicaOptions | undefined)[]
+  /** Instead of `primary` and `replicas`: servers whose roles are found out. */
+  hosts?: readonly (ConnectionSource | ReplicaOptions | undefined)[]
   /** Label in metrics, logs and `application_name`. Default: the database's name. */
   name?: string
   /** A set of defaults; own options win. Default `production`. */
@@ -226,6 +275,7 @@ export interface NodeConfig {
   /** Called at every connect. */
   readonly target: () => ConnectionTarget | Promise<ConnectionTarget>
   readonly pool: NodePoolConfig
+  readonly traits: Traits
 }
 
 export interface NodePoolConfig {
@@ -250,8 +300,13 @@ export interface Config {
   readonly name: string
   readonly preset: Preset
   readonly wire: 'native' | 'pg'
+  /** The first of `hosts`, where these were given. */
   readonly primary: NodeConfig
   readonly replicas: readonly NodeConfig[]
+  /** `hosts` were given: nobody has said which one is the primary. */
+  readonly rolesUnknown: boolean
+  /** Of a server that is added later: what holds for those without values of their own. */
+  readonly pool: NodePoolConfig
   readonly ssl: SslOptions | undefined
   readonly allowInsecureAuth: boolean
   readonly types: TypeParsers | undefined
@@ -273,11 +328,17 @@ export interface Config {
     readonly readWriteSplit: boolean
     readonly maxLagMs: number
     readonly maxLagBytes: number
-    readonly readYourWrites: 'auto' | 'off'
+    readonly strategy: BalanceStrategy
+    readonly readYourWrites: ReadYourWrites
     readonly fallbackToPrimary: boolean
+    readonly fallbackLimit: number
     readonly readOnlyTransactions: boolean
+    readonly functions: { readonly readOnly: readonly string[]; readonly writing: readonly string[] }
+    readonly zone: string | undefined
+    readonly healthThreshold: number
+    readonly lookup: Lookup | undefined
   }
-  readonly probeIntervalMs: number
+  readonly failover: { readonly probeIntervalMs: number; readonly timeoutMs: number; readonly attempts: number }
   /** null: no breaker. */
   readonly breaker: BreakerSettings | null
   readonly retry: {

@@ -5,19 +5,14 @@
 import type { BreakerSettings } from '../core/breaker-rules.ts'
 import { ConfigError } from '../core/errors.ts'
 import type { ConfigFault } from '../core/errors.ts'
-import { checkPerNode, checkValue } from './check.ts'
-import { checkSource } from './connection.ts'
-import type { Source } from './connection.ts'
-import { kindOf, pathOf } from './describe.ts'
-import { durationText } from './duration.ts'
-import { nearestName } from './nearest.ts'
-import { checkReplicas } from './nodes.ts'
-import type { NamedSource } from './nodes.ts'
+import { pathOf, shown } from './describe.ts'
+import { checkOrder, gather, layersOf, numberOn, valueOf } from './layers.ts'
+import type { Layers } from './layers.ts'
+import { checkAdded, checkServers } from './nodes.ts'
+import type { Server, Servers } from './nodes.ts'
 import type { Config, NodeConfig, NodePoolConfig, SslOptions } from './options.ts'
-import { isObject, ownEntries } from './own.ts'
-import { breakerPresets, presets } from './presets.ts'
-import { isOptionPath, optionPaths, ruleOf, rules, sections } from './rules.ts'
-import type { Checked, NodeValues, OptionPath } from './rules.ts'
+import { rules } from './rules.ts'
+import type { OptionPath } from './rules.ts'
 
 /**
  * The Config for these options, or for a connection string alone.
@@ -26,124 +21,27 @@ import type { Checked, NodeValues, OptionPath } from './rules.ts'
 export function resolveConfig(options: unknown): Config {
   const faults: ConfigFault[] = []
   const given = gather(typeof options === 'string' ? { primary: options } : options, faults)
-  const primary = given && checkSource(given.get('primary'), 'primary', faults)
-  const replicas = checkReplicas(given?.get('replicas'), faults)
-  const nodes = replicas.names && ['primary', ...replicas.names]
-  const layers = layersOf(given ?? new Map(), nodes, faults)
-  checkOrder(layers, nodes ?? ['primary'], faults)
+  const servers = given === undefined ? nobody : checkServers(given, faults)
+  const layers = layersOf(given ?? new Map(), servers.names, faults)
+  checkOrder(layers, servers.names ?? ['primary'], faults)
   checkWire(layers, faults)
+  checkFunctions(layers, faults)
   if (faults.length > 0) throw new ConfigError(faults)
-  return configOf(layers, primary as Source, replicas.sources)
+  return configOf(layers, servers)
 }
 
-type Given = Map<OptionPath, unknown>
+const nobody: Servers = { names: null, sources: [], rolesUnknown: false }
 
-/** What was given, option by option. Each property is read once. */
-function gather(options: unknown, faults: ConfigFault[]): Given | undefined {
-  if (!isObject(options)) {
-    faults.push({ path: 'options', received: kindOf(options), expected: 'an object of options or a connection string' })
-    return undefined
-  }
-  const given: Given = new Map()
-  gatherSection(options, '', given, faults)
-  return given
-}
-
-function gatherSection(section: object, parent: string, given: Given, faults: ConfigFault[]): void {
-  for (const [key, value] of ownEntries(section)) {
-    const path = parent === '' ? key : `${parent}.${key}`
-    if (!sections.get(parent)!.has(key)) faults.push(unknownOption(parent, key, value))
-    else if (sections.has(path) && isObject(value)) gatherSection(value, path, given, faults)
-    else if (value === undefined) continue
-    else if (isOptionPath(path)) given.set(path, value)
-    else faults.push({ path, received: kindOf(value), expected: 'an object' })
-  }
-}
-
-/** The nearest name of the same section; else an option of that very name elsewhere (`max` is `pool.max`). */
-function unknownOption(parent: string, key: string, value: unknown): ConfigFault {
-  const sibling = nearestName(key, sections.get(parent)!)
-  const elsewhere = optionPaths.find((path) => path.endsWith(`.${key}`))
-  const nearest = sibling === undefined ? elsewhere : pathOf(parent, sibling)
-  const fault = { path: pathOf(parent, key), received: kindOf(value), expected: 'a known option' }
-  return nearest === undefined ? fault : { ...fault, nearest }
-}
-
-/** Checked values of one origin. */
-type Layer = Partial<Record<OptionPath, unknown>>
-
-interface Layers {
-  readonly own: Layer
-  /** Own values first, defaults last. */
-  readonly all: readonly Layer[]
-  /** Options whose own value was refused: nothing is compared with the default that stands in for them. */
-  readonly refused: ReadonlySet<OptionPath>
-}
-
-function layersOf(given: Given, nodes: readonly string[] | null, faults: ConfigFault[]): Layers {
-  const own = checkAll(given, nodes, faults)
-  const refused = new Set([...given.keys()].filter((path) => own[path] === undefined))
-  const fromPatch = (patch: object) => checkAll(gather(patch, [])!, nodes, [])
-  const preset = fromPatch(presets[(own.preset as Checked<'preset'>) ?? rules.preset.default])
-  const breaker = typeof own.breaker === 'string' ? breakerPresets[own.breaker as keyof typeof breakerPresets] : {}
-  return { own, all: [own, fromPatch({ breaker }), preset, defaults], refused }
-}
-
-const defaults: Layer = checkAll(
-  new Map(optionPaths.map((path) => [path, ruleOf(path).default ?? undefined])),
-  null,
-  [],
-)
-
-function checkAll(
-  given: ReadonlyMap<OptionPath, unknown>,
-  nodes: readonly string[] | null,
-  faults: ConfigFault[],
-): Layer {
-  const layer: Layer = {}
-  for (const [path, value] of given) {
-    const rule = ruleOf(path)
-    if (value === undefined || rule.kind === 'connection' || rule.kind === 'replicas') continue
-    const check = rule.perNode ? checkPerNode(rule, path, value, nodes, faults) : checkValue(rule, path, value, faults)
-    if (check !== undefined) layer[path] = check
-  }
-  return layer
-}
-
-/** An option's value: never undefined for one that has a default. */
-type Found<P extends OptionPath> = (typeof rules)[P] extends { default: null } ? Checked<P> | undefined : Checked<P>
-
-function valueOf<P extends OptionPath>(layers: Layers, path: P): Found<P> {
-  return layers.all.find((layer) => layer[path] !== undefined)?.[path] as Found<P>
-}
-
-/** A number's value on one node. */
-function numberOn(node: string, path: OptionPath, layers: readonly Layer[]): number | undefined {
-  for (const layer of layers) {
-    const held = layer[path] as number | NodeValues | undefined
-    const value = typeof held === 'object' ? (held.get(node) ?? held.get('default')) : held
-    if (value !== undefined) return value
-  }
-  return undefined
-}
-
-/** A user's own value must respect its bound. A default gives way instead: `max: 1` alone is right. */
-function checkOrder(layers: Layers, nodes: readonly string[], faults: ConfigFault[]): void {
-  const reported = new Set<string>()
-  for (const path of optionPaths) {
-    const { atMost, perNode, kind } = ruleOf(path)
-    if (atMost === undefined || layers.refused.has(atMost)) continue
-    const text = kind === 'duration' ? durationText : String
-    for (const node of perNode ? nodes : ['default']) {
-      const value = numberOn(node, path, [layers.own])
-      const bound = numberOn(node, atMost, layers.all)!
-      if (value === undefined || value <= bound) continue
-      const at = perNode && (layers.own[path] as NodeValues).has(node) ? pathOf(path, node) : path
-      if (!reported.has(at))
-        faults.push({ path: at, received: text(value), expected: `at most ${atMost} (${text(bound)})` })
-      reported.add(at)
-    }
-  }
+/**
+ * A server that joins those of `config` while they run; `taken` are the names of those there are. Its pool is that of
+ * the name, else that of any server that is not named. Throws a ConfigError with every fault.
+ */
+export function resolveReplica(given: unknown, taken: readonly string[], config: Config): NodeConfig {
+  const faults: ConfigFault[] = []
+  const server = checkAdded(given, config.rolesUnknown ? 'host' : 'replica', taken, faults)
+  if (server === undefined || faults.length > 0) throw new ConfigError(faults)
+  const namesake = [config.primary, ...config.replicas].find((node) => node.name === server.name)
+  return nodeOf(server, namesake?.pool ?? config.pool)
 }
 
 /** pg's own Client waits for each answer, so that nothing can ride behind a write. */
@@ -154,17 +52,29 @@ function checkWire(layers: Layers, faults: ConfigFault[]): void {
   }
 }
 
-function configOf(layers: Layers, primary: Source, replicas: readonly NamedSource[]): Config {
+/** One function cannot both write and not. */
+function checkFunctions(layers: Layers, faults: ConfigFault[]): void {
+  const readOnly = valueOf(layers, 'routing.functions.readOnly')
+  valueOf(layers, 'routing.functions.writing')?.forEach((name, index) => {
+    if (!readOnly?.includes(name)) return
+    const path = pathOf('routing.functions.writing', index)
+    faults.push({ path, received: shown(name), expected: 'a name that does not stand in `readOnly`, too' })
+  })
+}
+
+function configOf(layers: Layers, { sources, rolesUnknown }: Servers): Config {
   const value = <P extends OptionPath>(path: P) => valueOf(layers, path)
-  const name = value('name') ?? cutToLabel(primary.database ?? 'postgres')
+  const name = value('name') ?? cutToLabel(sources[0]!.source.database ?? 'postgres')
   const ssl = value('ssl')
-  const nodes = replicas.map((replica) => nodeOf(replica, layers))
+  const [primary, ...replicas] = sources.map((server) => nodeOf(server, poolOf(server.name, layers)))
   return Object.freeze<Config>({
     name,
     preset: value('preset'),
     wire: value('wire'),
-    primary: nodeOf({ name: 'primary', source: primary }, layers),
-    replicas: Object.freeze(nodes),
+    primary: primary!,
+    replicas: Object.freeze(replicas),
+    rolesUnknown,
+    pool: poolOf('default', layers),
     // A getter, so that whoever reads it has a copy of his own, and Config is frozen.
     get ssl() {
       return concealed(ssl)
@@ -187,15 +97,12 @@ function configOf(layers: Layers, primary: Source, replicas: readonly NamedSourc
     }),
     onCreateConnection: value('onCreateConnection'),
     onReserveConnection: value('onReserveConnection'),
-    routing: Object.freeze({
-      readWriteSplit: value('routing.readWriteSplit') ?? nodes.length > 0,
-      maxLagMs: value('routing.maxLag.ms'),
-      maxLagBytes: value('routing.maxLag.bytes'),
-      readYourWrites: value('routing.readYourWrites'),
-      fallbackToPrimary: value('routing.fallbackToPrimary'),
-      readOnlyTransactions: value('routing.readOnlyTransactions'),
+    routing: routingOf(layers, primary!),
+    failover: Object.freeze({
+      probeIntervalMs: value('failover.probeInterval'),
+      timeoutMs: value('failover.timeout'),
+      attempts: value('failover.attempts'),
     }),
-    probeIntervalMs: value('failover.probeInterval'),
     breaker: breakerOf(layers),
     retry: Object.freeze({
       attempts: value('retry.attempts'),
@@ -209,10 +116,37 @@ function configOf(layers: Layers, primary: Source, replicas: readonly NamedSourc
   })
 }
 
-function nodeOf({ name, source }: NamedSource, layers: Layers): NodeConfig {
+function routingOf(layers: Layers, primary: NodeConfig): Config['routing'] {
+  const value = <P extends OptionPath>(path: P) => valueOf(layers, path)
+  const none: readonly string[] = Object.freeze([])
+  return Object.freeze({
+    readWriteSplit: value('routing.readWriteSplit'),
+    maxLagMs: value('routing.maxLag.ms'),
+    maxLagBytes: value('routing.maxLag.bytes'),
+    strategy: value('routing.strategy'),
+    readYourWrites: value('routing.readYourWrites'),
+    fallbackToPrimary: value('routing.fallbackToPrimary'),
+    fallbackLimit: value('routing.fallbackLimit') ?? primary.pool.max,
+    readOnlyTransactions: value('routing.readOnlyTransactions'),
+    functions: Object.freeze({
+      readOnly: value('routing.functions.readOnly') ?? none,
+      writing: value('routing.functions.writing') ?? none,
+    }),
+    zone: value('routing.zone'),
+    healthThreshold: value('routing.healthThreshold'),
+    lookup: value('routing.lookup'),
+  })
+}
+
+function nodeOf({ name, source, traits }: Server, pool: NodePoolConfig): NodeConfig {
+  return Object.freeze({ name, target: Object.freeze(source.target), pool, traits })
+}
+
+/** The pool of the node of this name; no node is called `default`. */
+function poolOf(name: string, layers: Layers): NodePoolConfig {
   const max = numberOn(name, 'pool.max', layers.all)!
   const upToMax = (path: OptionPath) => Math.min(numberOn(name, path, layers.all)!, max)
-  const pool: NodePoolConfig = {
+  return Object.freeze({
     min: upToMax('pool.min'),
     initial: upToMax('pool.initial'),
     max,
@@ -227,8 +161,7 @@ function nodeOf({ name, source }: NamedSource, layers: Layers): NodeConfig {
     leakDetectionMs: valueOf(layers, 'pool.leakDetection'),
     lanes: valueOf(layers, 'pool.lanes'),
     pipelineWrites: valueOf(layers, 'pool.pipelineWrites'),
-  }
-  return Object.freeze({ name, target: Object.freeze(source.target), pool: Object.freeze(pool) })
+  })
 }
 
 function breakerOf(layers: Layers): BreakerSettings | null {

@@ -4,7 +4,7 @@
 
 import type { Registry } from 'prom-client'
 import { longestMs } from './duration.ts'
-import type { Logger, SessionOptions, SmartPgOptions, SslOptions, TypeParsers } from './options.ts'
+import type { Logger, Lookup, SessionOptions, SmartPgOptions, SslOptions, TypeParsers } from './options.ts'
 
 /** Options that hold options. */
 type SectionName =
@@ -14,6 +14,7 @@ type SectionName =
   | 'transactions'
   | 'routing'
   | 'maxLag'
+  | 'functions'
   | 'failover'
   | 'breaker'
   | 'recoveryTimeout'
@@ -42,6 +43,8 @@ export interface Kinds {
   hook: NonNullable<SmartPgOptions['onCreateConnection']>
   init: NonNullable<SessionOptions['init']>
   texts: readonly (string | RegExp)[]
+  functions: readonly string[]
+  lookup: Lookup
   settings: { readonly [setting: string]: string }
   ssl: SslOptions
   parsers: TypeParsers
@@ -77,8 +80,9 @@ const mostConnections = 262_143
 // prettier-ignore
 export const rules = {
   name: { kind: 'name', default: null, derived: "the database's name", max: 63, reloadable: false, doc: 'Label in metrics, logs and `application_name`.' },
-  primary: { kind: 'connection', default: null, derived: 'required', reloadable: false, doc: 'Where writes go.' },
-  replicas: { kind: 'replicas', default: null, derived: 'none', reloadable: true, doc: 'Where reads may go; an object may add `name`, or `connect` instead of coordinates.' },
+  primary: { kind: 'connection', default: null, derived: 'required, or `hosts`', reloadable: false, doc: 'Where writes go, as long as that server is the primary.' },
+  replicas: { kind: 'replicas', default: null, derived: 'none', reloadable: true, doc: 'Where reads may go; an object may add `name`, `zone`, `weight`, `priority`, `tags`, or `connect` instead of coordinates.' },
+  hosts: { kind: 'replicas', default: null, derived: 'none', reloadable: true, doc: 'Servers whose roles are found out, written as `replicas` are; instead of `primary` and `replicas`.' },
   preset: { kind: 'choice', default: 'production', choices: ['development', 'staging', 'production', 'serverless'], reloadable: false, doc: 'A set of defaults; own options win.' },
   wire: { kind: 'choice', default: 'native', choices: ['native', 'pg'], reloadable: false, doc: "How statements travel: `native` speaks the protocol itself on the socket that pg has authenticated; `pg` sends each through pg's own Client.query, one at a time, for tools that patch it." },
   ssl: { kind: 'ssl', default: null, derived: 'as pg does: none, with a warning', reloadable: false, doc: 'TLS for every node that says nothing of its own: false, true (verified), or options of node:tls.' },
@@ -108,13 +112,22 @@ export const rules = {
   'transactions.resolveCommit': { kind: 'boolean', default: false, reloadable: true, doc: "A COMMIT whose answer is lost is asked for on another connection that stood before, where that can be known for certain; for direct connections, and not with `wire: 'pg'`." },
   onCreateConnection: { kind: 'hook', default: null, derived: 'none', reloadable: false, doc: 'Called once for each physical connection.' },
   onReserveConnection: { kind: 'hook', default: null, derived: 'none', reloadable: false, doc: 'Called and awaited before the first statement of every lease.' },
-  'routing.readWriteSplit': { kind: 'boolean', default: null, derived: 'true when there are replicas', reloadable: true, doc: 'Reads may go to replicas; false: all to the primary.' },
+  'routing.readWriteSplit': { kind: 'boolean', default: true, reloadable: true, doc: 'Reads may go to replicas; false: all to the primary.' },
+  'routing.strategy': { kind: 'choice', default: 'performance', choices: ['performance', 'round-robin', 'least-connections', 'random', 'adaptive'], reloadable: true, doc: 'Which replica takes a read; `performance`: of two at random the one with less work under way for its latency; `adaptive` chooses among the others by what it sees.' },
   'routing.maxLag.ms': { kind: 'duration', default: '10s', min: 0, max: longestMs, reloadable: true, doc: 'A replica further behind in time gets no reads.' },
   'routing.maxLag.bytes': { kind: 'bytes', default: 16 * 1024 * 1024, min: 0, max: Number.MAX_SAFE_INTEGER, reloadable: true, doc: 'A replica further behind in WAL gets no reads.' },
-  'routing.readYourWrites': { kind: 'choice', default: 'auto', choices: ['auto', 'off'], reloadable: true, doc: "`auto`: reads wait for this process's own writes." },
+  'routing.readYourWrites': { kind: 'choice', default: 'auto', choices: ['auto', 'session', 'always', 'off'], reloadable: true, doc: 'Which reads see which writes. `auto`: reads of tables that this process wrote see that, and reads within `dialect.session` what the session wrote; `session`: only the latter; `always`: every read sees every write of this process; `off`: none waits.' },
   'routing.fallbackToPrimary': { kind: 'boolean', default: true, reloadable: true, doc: 'Reads go to the primary when no replica will do.' },
+  'routing.fallbackLimit': { kind: 'integer', default: null, derived: "the primary's `pool.max`", min: 1, max: 1_000_000, reloadable: true, doc: 'Reads that may run on the primary at once because no replica will do, so that lost replicas do not drown it; the others wait.' },
   'routing.readOnlyTransactions': { kind: 'boolean', default: true, reloadable: true, doc: 'A transaction with access mode `read only` may run on a replica.' },
+  'routing.functions.readOnly': { kind: 'functions', default: null, derived: 'as the catalog says', reloadable: true, doc: 'Functions of the database that a replica may run.' },
+  'routing.functions.writing': { kind: 'functions', default: null, derived: 'as the catalog says', reloadable: true, doc: 'Functions of the database that only the primary may run.' },
+  'routing.zone': { kind: 'name', default: null, derived: 'none', max: 63, reloadable: true, doc: 'Where this process runs: replicas of the same `zone` come first.' },
+  'routing.healthThreshold': { kind: 'integer', default: 50, min: 0, max: 100, reloadable: true, doc: 'A replica whose health score falls below this gets no reads until it is 10 above it.' },
+  'routing.lookup': { kind: 'lookup', default: null, derived: '`dns.lookup`', reloadable: false, doc: 'How host names are looked up, anew at each connect.' },
   'failover.probeInterval': { kind: 'duration', default: '1s', min: 10, max: longestMs, reloadable: true, doc: 'How often nodes are asked for role and lag while there is traffic.' },
+  'failover.timeout': { kind: 'duration', default: '5s', min: 0, max: longestMs, reloadable: true, doc: 'Longest wait of a statement for a new primary, while no server is one; 0 = none.' },
+  'failover.attempts': { kind: 'integer', default: 3, min: 1, max: 100, reloadable: true, doc: 'How often a statement is tried in all because the server it came to was no primary any more.' },
   breaker: { kind: 'choice', default: null, derived: 'on, as below', choices: ['conservative', 'balanced', 'tolerant', false], section: true, reloadable: true, doc: 'The circuit breaker of each node: a preset, false for none, or the options below.' },
   'breaker.failureThreshold': { kind: 'integer', default: 5, min: 1, max: 10_000, reloadable: true, doc: 'Consecutive faults of the server that open it; connections that are lost or cannot be had within `recoveryTimeout.min` of each other are one.' },
   'breaker.errorRate': { kind: 'share', default: 0.5, min: 0.01, max: 1, reloadable: true, doc: 'Share of the calls in `window` that fails, which opens it.' },

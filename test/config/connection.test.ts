@@ -151,6 +151,18 @@ describe('a primary', () => {
     expect(faultsWith({ replicas: [{ host: 'db', [key]: value }] })[0]!.path).toBe(`replicas[0].${key}`)
   })
 
+  test('of which every environment variable is missing does not become what pg takes by default', async () => {
+    const unset: string | undefined = process.env.THERE_IS_NO_SUCH_VARIABLE
+    const received = 'an object of nothing but undefined'
+    const server = { connectionString: unset, password: unset }
+    expect(faultsOf({ primary: server })).toMatchObject([{ path: 'primary', received }])
+    expect(faultsWith({ replicas: [{ name: 'a', ...server }] })).toMatchObject([{ path: 'replicas[0]', received }])
+    const { primary } = resolveConfig({ primary: () => server })
+    await expect(Promise.resolve(primary.target())).rejects.toMatchObject({ faults: [{ path: 'primary()', received }] })
+    expect(faultsOf({ primary: { hots: unset } }).map((fault) => fault.path)).toEqual(['primary.hots'])
+    expect(resolveConfig({ primary: { ...server, host: 'db' } }).primary.target()).toEqual({ host: 'db' })
+  })
+
   test('with misspelt coordinates is answered with the right names, all at once', () => {
     const faults = faultsOf({ primary: { hots: 'db', username: 'app', databse: 'orders', colour: 'red' } })
     expect(faults.map((fault) => [fault.path, fault.nearest])).toEqual([
@@ -237,7 +249,8 @@ describe('replicas', () => {
 
   test('may be none', () => {
     expect(configWith({ replicas: [] }).replicas).toEqual([])
-    expect(configWith({ replicas: [] }).routing.readWriteSplit).toBe(false)
+    // One that is added while the dialect runs is read from.
+    expect(configWith({ replicas: [] }).routing.readWriteSplit).toBe(true)
   })
 
   test('are read from unless the option says no', () => {
@@ -257,7 +270,7 @@ describe('replicas', () => {
     ['two addresses', [{ host: 'db', connect: () => url }], 'replicas[0].connect'],
     ['connect that is no function', [{ connect: url }], 'replicas[0].connect'],
     ['an array', [[url]], 'replicas[0]'],
-    ['an option of another time', [{ host: 'db', weight: 2 }], 'replicas[0].weight'],
+    ['an option of another place', [{ host: 'db', pool: { max: 2 } }], 'replicas[0].pool'],
     ['a misspelt name', [{ host: 'db', nmae: 'x' }], 'replicas[0].nmae'],
   ])('must not hold %s', (_, replicas, path) => {
     expect(faultsWith({ replicas }).map((fault) => fault.path)).toEqual([path])

@@ -154,6 +154,41 @@ describe("writes behind each other with `wire: 'pg'`", () => {
   })
 })
 
+describe('a function that is said to write and to read only', () => {
+  test('is one fault, in the list that came second', () => {
+    const functions = { readOnly: ['price', 'app.audit'], writing: ['log', 'app.audit'] }
+    expect(faultsWith({ routing: { functions } })).toEqual([
+      {
+        path: 'routing.functions.writing[1]',
+        received: "'app.audit'",
+        expected: 'a name that does not stand in `readOnly`, too',
+      },
+    ])
+  })
+
+  test('is another one when the schema is another, or only one of the two has any', () => {
+    const functions = { readOnly: ['audit', 'app.log'], writing: ['app.audit', 'ops.log'] }
+    expect(configWith({ routing: { functions } }).routing.functions).toEqual(functions)
+  })
+
+  test('is no second fault when one list cannot be read itself', () => {
+    const functions = { readOnly: ['price', ''], writing: ['price'] }
+    expect(faultsWith({ routing: { functions } }).map((fault) => fault.path)).toEqual(['routing.functions.readOnly[1]'])
+  })
+})
+
+describe('the reads that may fall back to the primary at once', () => {
+  test('are as many as it has connections', () => {
+    expect(configWith({ preset: 'serverless' }).routing.fallbackLimit).toBe(2)
+    expect(configWith({ pool: { max: { primary: 7, default: 3 } } }).routing.fallbackLimit).toBe(7)
+    expect(resolveConfig({ hosts: [primary, primary], pool: { max: { 'host-1': 9 } } }).routing.fallbackLimit).toBe(9)
+  })
+
+  test('are what the option says, which may be more', () => {
+    expect(configWith({ pool: { max: 5 }, routing: { fallbackLimit: 80 } }).routing.fallbackLimit).toBe(80)
+  })
+})
+
 describe('a value per node', () => {
   const replicas = [primary, { host: 'db', name: 'eu-2' }]
 
@@ -317,6 +352,15 @@ describe('a secret', () => {
     ['a text never to be named that is none', { primary, statements: { never: [`SELECT '${canary}'\0`] } }],
     ['a RegExp with state', { primary, statements: { never: [new RegExp(canary, 'g')] } }],
     ['a setting that cannot be sent', { primary, session: { settings: { 'app.key': [canary] } } }],
+    ['a URL as zone', { primary, routing: { zone: `postgres://app:${canary}@db` } }],
+    ['a URL as a function name', { primary, routing: { functions: { writing: [`postgres://app:${canary}@db`] } } }],
+    ['a URL as strategy', { primary, routing: { strategy: `postgres://app:${canary}@db` } }],
+    ['a URL as zone of a replica', { primary, replicas: [{ host: 'db', zone: `postgres://app:${canary}@db` }] }],
+    ['a URL as tag', { primary, replicas: [{ host: 'db', tags: [`postgres://app:${canary}@db`] }] }],
+    ['a URL as tags', { primary, replicas: [{ host: 'db', tags: `postgres://app:${canary}@db` }] }],
+    ['a URL as hosts', { hosts: `postgres://app:${canary}@db/orders` }],
+    ['a URL as a host that cannot be read', { hosts: [`postgres://app:${canary}#@db/orders`] }],
+    ['URLs as hosts beside others', { primary: `postgres://app:${canary}@db`, hosts: [`postgres://x:${canary}@db`] }],
     ['a key in PEM as name', { primary, name: `-----BEGIN PRIVATE KEY-----\n${canary}\n${'x'.repeat(60)}` }],
   ])('stays out of the error for %s', (_, options) => {
     const error = errorOf(options)
@@ -331,7 +375,16 @@ describe('a secret', () => {
 })
 
 describe('the Config', () => {
-  const foreign = new Set(['types', 'logger', 'registry', 'init', 'onCreateConnection', 'onReserveConnection', 'ssl'])
+  const foreign = new Set([
+    'types',
+    'logger',
+    'registry',
+    'init',
+    'lookup',
+    'onCreateConnection',
+    'onReserveConnection',
+    'ssl',
+  ])
 
   function unfrozen(value: unknown, path: string): string[] {
     if ((typeof value !== 'object' && typeof value !== 'function') || value === null) return []
@@ -343,7 +396,8 @@ describe('the Config', () => {
 
   test('is frozen to its last object', () => {
     const config = configWith({
-      replicas: [primary, () => primary],
+      replicas: [primary, () => primary, { host: 'db', tags: ['a'] }],
+      routing: { functions: { readOnly: ['price'] } },
       session: { settings: { search_path: 'app' } },
       statements: { never: ['select 1', /a/] },
       breaker: 'tolerant',

@@ -1,5 +1,6 @@
 // Every option by values: its default, the edges of what it accepts, and what it refuses.
 
+import { lookup } from 'node:dns'
 import { isDeepStrictEqual } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import type { Config } from '../../src/config/options.ts'
@@ -79,11 +80,35 @@ const boolean = (read: Values['read'], initial: boolean): Values => ({
   refused: ['true', 0, 1, ...wrongTypes],
 })
 
-const label = (read: Values['read'], initial: string): Values => ({
+const label = (read: Values['read'], initial: string | undefined): Values => ({
   read,
   default: initial,
   accepted: same('x', 'Bestellungen ä', 'x'.repeat(63)),
   refused: ['  ', 'x'.repeat(64), 'ä'.repeat(32), 'a\0b', 'postgres://app@db/orders', 7, true, ...wrongTypes],
+})
+
+const functionNames = (read: Values['read']): Values => ({
+  read,
+  default: [],
+  accepted: same([], ['price'], ['app.price', 'Price', 'preis_ä$1', 'x'.repeat(63)], [`${'x'.repeat(63)}.price`]),
+  refused: [
+    [''],
+    ['price()'],
+    ['"price"'],
+    ['the price'],
+    ['shop.app.price'],
+    ['.price'],
+    ['app.'],
+    ['x'.repeat(64)],
+    ['a\0b'],
+    [1],
+    [null],
+    Array(1),
+    [['price']],
+    'price',
+    new Set(['price']),
+    ...wrongTypes.filter((value) => !Array.isArray(value)),
+  ],
 })
 
 const hooks = (read: Values['read']): Values => ({
@@ -106,7 +131,7 @@ const balanced = {
   metricsOnly: false,
 }
 
-const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
+const values: Record<Exclude<OptionPath, 'primary' | 'replicas' | 'hosts'>, Values> = {
   name: label((config) => config.name, 'orders'),
   preset: {
     read: (config) => config.preset,
@@ -218,18 +243,32 @@ const values: Record<Exclude<OptionPath, 'primary' | 'replicas'>, Values> = {
   'transactions.resolveCommit': boolean((config) => config.transactions.resolveCommit, false),
   onCreateConnection: hooks((config) => config.onCreateConnection),
   onReserveConnection: hooks((config) => config.onReserveConnection),
-  'routing.readWriteSplit': boolean((config) => config.routing.readWriteSplit, false),
+  'routing.readWriteSplit': boolean((config) => config.routing.readWriteSplit, true),
+  'routing.strategy': {
+    read: (config) => config.routing.strategy,
+    default: 'performance',
+    accepted: same('performance', 'round-robin', 'least-connections', 'random', 'adaptive'),
+    refused: ['Performance', 'roundRobin', 'fastest', true, ...wrongTypes],
+  },
   'routing.maxLag.ms': duration((config) => config.routing.maxLagMs, 10_000, 0),
   'routing.maxLag.bytes': integer((config) => config.routing.maxLagBytes, 16 * 1024 * 1024, 0, Number.MAX_SAFE_INTEGER),
   'routing.readYourWrites': {
     read: (config) => config.routing.readYourWrites,
     default: 'auto',
-    accepted: same('auto', 'off'),
-    refused: ['always', true, ...wrongTypes],
+    accepted: same('auto', 'session', 'always', 'off'),
+    refused: ['never', true, false, ...wrongTypes],
   },
   'routing.fallbackToPrimary': boolean((config) => config.routing.fallbackToPrimary, true),
+  'routing.fallbackLimit': integer((config) => config.routing.fallbackLimit, 50, 1, 1_000_000),
   'routing.readOnlyTransactions': boolean((config) => config.routing.readOnlyTransactions, true),
-  'failover.probeInterval': duration((config) => config.probeIntervalMs, 1000, 10),
+  'routing.functions.readOnly': functionNames((config) => config.routing.functions.readOnly),
+  'routing.functions.writing': functionNames((config) => config.routing.functions.writing),
+  'routing.zone': label((config) => config.routing.zone, undefined),
+  'routing.healthThreshold': integer((config) => config.routing.healthThreshold, 50, 0, 100),
+  'routing.lookup': { ...hooks((config) => config.routing.lookup), accepted: same(lookup, hook) },
+  'failover.probeInterval': duration((config) => config.failover.probeIntervalMs, 1000, 10),
+  'failover.timeout': duration((config) => config.failover.timeoutMs, 5000, 0),
+  'failover.attempts': integer((config) => config.failover.attempts, 3, 1, 100),
   breaker: {
     read: (config) => config.breaker,
     default: balanced,
@@ -359,6 +398,17 @@ describe('a fault', () => {
         received: `a RegExp with the flag ${flag}`,
         expected: 'a RegExp without the flags g and y, with which it answers differently each time it is asked',
       },
+    ])
+  })
+
+  test('of a function name shows the name, its place and the form', () => {
+    expect(faultsWith({ routing: { functions: { readOnly: ['price', 'price(int)', '  '] } } })).toEqual([
+      {
+        path: 'routing.functions.readOnly[1]',
+        received: 'text of 10 characters',
+        expected: "names as the catalog has them, with or without schema, such as 'app.price'",
+      },
+      expect.objectContaining({ path: 'routing.functions.readOnly[2]', received: "'  '" }),
     ])
   })
 
