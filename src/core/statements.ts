@@ -115,6 +115,9 @@ const PLAIN_READ: Facts = {
   tablesWritten: NOTHING,
   functions: NOTHING,
   summary: 'SELECT',
+  because: 'read',
+  // Nobody counts these texts.
+  fingerprint: '0'.repeat(16),
 }
 
 /** A read of nothing: pings, probes. */
@@ -125,13 +128,6 @@ export const PING: Statement = { sql: 'select 1 where false', parameters: [], fa
 
 /** Whose session this really is. */
 export const WHO_ANSWERS: Statement = { sql: 'select pg_backend_pid()::text as pid', parameters: [], facts: READ_FACTS }
-
-/** Which of the servers behind one address this is: each was started at a moment of its own. */
-export const WHICH_SERVER: Statement = {
-  sql: 'select extract(epoch from pg_catalog.pg_postmaster_start_time())::text as server',
-  parameters: [],
-  facts: READ_FACTS,
-}
 
 /** Which transaction this is, on which server, and whether it is the backend that the connection was opened with. */
 export const WHOSE_TRANSACTION: Statement = {
@@ -181,6 +177,7 @@ export const RESET_FACTS: Facts = {
   verb: 'discard',
   safeOnReplica: false,
   summary: 'DISCARD',
+  because: 'session',
 }
 
 /** BEGIN changes nothing, so one that was lost with its connection may be sent again on another. */
@@ -190,4 +187,5 @@ export const BEGIN_FACTS: Facts = {
   verb: 'begin',
   safeOnReplica: false,
   summary: 'BEGIN',
+  because: 'transaction',
 }

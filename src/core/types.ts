@@ -28,7 +28,36 @@ export interface Facts {
   readonly functions: readonly string[]
   /** `SELECT orders customers`: verb and tables, for spans and logs; never a literal. */
   readonly summary: string
+  /**
+   * 16 hexadecimal digits, equal for texts that differ only in literals, parameters, white space, comments, the case of
+   * unquoted words and the length of their lists of constants; nothing of a literal is in it.
+   */
+  readonly fingerprint: string
+  /** Why the statement may run anywhere (`read`, `plan`), or why it stays on the primary. */
+  readonly because: FactsReason
 }
+
+export type FactsReason =
+  | 'read'
+  | 'plan'
+  | 'write'
+  | 'ddl'
+  | 'transaction'
+  | 'session'
+  | 'locks rows'
+  | 'makes a table'
+  | 'unknown function'
+  | 'function stays on the primary'
+  | 'system catalog'
+  | 'migration table'
+  | 'temporary table'
+  | 'unlogged table'
+  | 'unicode name'
+  | 'server answers for itself'
+  | 'several statements'
+  | 'unclear text'
+  | 'not recognised'
+  | 'empty'
 
 export type QueryKind =
   'read_simple' | 'read_complex' | 'write_simple' | 'write_bulk' | 'ddl' | 'transaction' | 'unknown'
@@ -102,6 +131,10 @@ export interface Session {
   openPortal(statement: Statement): Portal
   /** Asks the server to cancel what runs now, by the wire's CancelRequest on a channel of its own. */
   cancel(timeoutMs: number): Promise<void>
+  /** Whether the server is a standby, as it has reported last (in_hot_standby, since version 14); null: it has not. */
+  readonly standby: boolean | null
+  /** Called when it reports something else than before: with the first answer after a promotion, ahead of it. */
+  onStandby(listener: (standby: boolean) => void): void
   /** What the server reports of the session's settings is not what it was when `keepSettings` was called last. */
   readonly drifted: boolean
   keepSettings(): void

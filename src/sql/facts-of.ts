@@ -2,8 +2,8 @@
 // of its own; nothing is shared between two of them.
 
 import { LRUCache } from 'lru-cache'
+import type { Facts } from '../core/types.ts'
 import { factsOf } from './facts.ts'
-import type { ExplainedFacts } from './facts.ts'
 
 /** Longer texts are bulk inserts with their values written out: none comes twice. */
 const LONGEST_TEXT = 64 * 1024
@@ -13,7 +13,7 @@ const ALL_TEXTS = 16 * 1024 * 1024
 
 /** Facts by SQL text; keeps the `max` texts used last (default 5,000). */
 export class FactsCache {
-  readonly #facts: LRUCache<string, ExplainedFacts>
+  readonly #facts: LRUCache<string, Facts>
 
   constructor(max = 5_000) {
     this.#facts = new LRUCache({ max, maxSize: ALL_TEXTS, sizeCalculation: (_facts, sql) => sql.length + 1 })
@@ -24,7 +24,7 @@ export class FactsCache {
     return this.#facts.size
   }
 
-  of(sql: string): ExplainedFacts {
+  of(sql: string): Facts {
     if (sql.length > LONGEST_TEXT) return factsOf(sql)
     const known = this.#facts.get(sql)
     if (known !== undefined) return known

@@ -2,7 +2,8 @@
 // is "positively recognised, else unknown": an unknown statement goes to the primary, on a session of its own,
 // and is never sent twice. Whatever is decided has its reason in `because`.
 
-import type { Facts, QueryKind } from '../core/types.ts'
+import type { Facts, FactsReason, QueryKind } from '../core/types.ts'
+import { fingerprintOf } from './fingerprint.ts'
 import { effectOf, UNKNOWN_EFFECT } from './functions.ts'
 import { words } from './keywords.ts'
 import { partText, readQuery } from './query.ts'
@@ -10,51 +11,28 @@ import type { QueryNotes } from './query.ts'
 import { Kind, scan } from './scan.ts'
 import type { Tokens } from './scan.ts'
 
-/** Why the statement may run anywhere (`read`, `plan`) or why it stays on the primary. */
-export type Because =
-  | 'read'
-  | 'plan'
-  | 'write'
-  | 'ddl'
-  | 'transaction'
-  | 'session'
-  | 'locks rows'
-  | 'makes a table'
-  | 'unknown function'
-  | 'function stays on the primary'
-  | 'system catalog'
-  | 'migration table'
-  | 'temporary table'
-  | 'unicode name'
-  | 'server answers for itself'
-  | 'several statements'
-  | 'unclear text'
-  | 'not recognised'
-  | 'empty'
-
-/** Facts with their reason. A catalog that knows every function in `functions` may lift `unknown function`. */
-export interface ExplainedFacts extends Facts {
-  readonly because: Because
-}
-
-export function factsOf(sql: string): ExplainedFacts {
+export function factsOf(sql: string): Facts {
   return judge(scan(sql))
 }
 
-export function judge(tokens: Tokens): ExplainedFacts {
+export function judge(tokens: Tokens): Facts {
+  return facts(judgeText(tokens), fingerprintOf(tokens))
+}
+
+function judgeText(tokens: Tokens): Draft {
   const statements = split(tokens)
   if (tokens.doubt !== null) {
     const verb = verbAt(tokens, 0, tokens.texts.length)
     const multiple = statements.length > 1
-    return facts({ ...UNKNOWN, because: 'unclear text', multiple, verb, label: verb.toUpperCase() })
+    return { ...UNKNOWN, because: 'unclear text', multiple, verb, label: LABELS.get(verb)! }
   }
-  if (statements.length === 0) return facts({ ...NOTHING, because: 'empty' })
-  const [first] = statements
+  if (statements.length === 0) return { ...NOTHING, because: 'empty' }
+  const first = statements[0]!
   if (statements.length > MOST_STATEMENTS) {
-    return facts({ ...UNKNOWN, because: 'several statements', multiple: true })
+    return { ...UNKNOWN, because: 'several statements', multiple: true }
   }
-  if (statements.length === 1) return facts(judgeOne(tokens, first!.from, first!.to))
-  return facts(together(statements.map(({ from, to }) => judgeOne(tokens, from, to))))
+  if (statements.length === 1) return judgeOne(tokens, first.from, first.to)
+  return together(statements.map(({ from, to }) => judgeOne(tokens, from, to)))
 }
 
 interface Range {
@@ -72,6 +50,8 @@ function split(tokens: Tokens): Range[] {
   let depth = 0
   const end = tokens.texts.length
   if (tokens.semicolons === 0) return end === 0 ? [] : [{ from, to: end }]
+  if (tokens.semicolons === 1 && tokens.kinds[end - 1] === Kind.semicolon)
+    return end === 1 ? [] : [{ from, to: end - 1 }]
   for (let at = 0; at <= end; at++) {
     const kind = at === end ? Kind.semicolon : tokens.kinds[at]
     if (kind === Kind.open) depth++
@@ -89,7 +69,7 @@ interface Draft {
   kind: QueryKind
   verb: string
   label: string
-  because: Because
+  because: FactsReason
   safe: boolean
   stateful: boolean
   waits: boolean
@@ -126,9 +106,9 @@ const SESSION: Draft = { ...NOTHING, because: 'session', stateful: true }
 
 const SUMMARY_LENGTH = 120
 
-function facts(draft: Draft): ExplainedFacts {
-  const tablesRead = [...draft.read]
-  const tablesWritten = [...draft.written]
+function facts(draft: Draft, fingerprint: string): Facts {
+  const tablesRead = listed(draft.read)
+  const tablesWritten = listed(draft.written)
   return Object.freeze({
     kind: draft.kind,
     verb: draft.verb,
@@ -141,10 +121,17 @@ function facts(draft: Draft): ExplainedFacts {
     preparable: draft.preparable,
     tablesRead,
     tablesWritten,
-    functions: [...draft.functions],
+    functions: listed(draft.functions),
     summary: summarise(draft.label, tablesWritten, tablesRead),
     because: draft.because,
+    fingerprint,
   })
+}
+
+const NONE: readonly string[] = Object.freeze([])
+
+function listed(names: ReadonlySet<string>): readonly string[] {
+  return names.size === 0 ? NONE : [...names]
 }
 
 /** `INSERT orders customers`: the written tables first. */
@@ -154,11 +141,20 @@ function summarise(label: string, written: readonly string[], read: readonly str
     for (const name of names) {
       if (names === read && written.includes(name)) continue
       if (summary.length + 1 + name.length > SUMMARY_LENGTH) return `${summary} …`
-      // eslint-disable-next-line no-control-regex -- a quoted name may hold a line break, a log line may not
-      summary += ` ${name.replaceAll(/[\u0000-\u001f\u007f]/g, ' ')}`
+      summary += ` ${inOneLine(name)}`
     }
   }
   return summary
+}
+
+/** A quoted name may hold a line break, a log line may not. */
+function inOneLine(name: string): string {
+  for (let at = 0; at < name.length; at++) {
+    const code = name.charCodeAt(at)
+    // eslint-disable-next-line no-control-regex -- these are what is looked for
+    if (code < 0x20 || code === 0x7f) return name.replaceAll(/[\u0000-\u001f\u007f]/g, ' ')
+  }
+  return name
 }
 
 /** Several statements in one text: everything that holds for one of them holds for all. */
@@ -188,14 +184,14 @@ function verbAt(tokens: Tokens, from: number, to: number): string {
   let at = from
   while (at < to && tokens.kinds[at] === Kind.open) at++
   const word = at < to && tokens.kinds[at] === Kind.word ? tokens.texts[at]! : ''
-  return VERBS.has(word) ? word : ''
+  return LABELS.has(word) ? word : ''
 }
 
 function judgeOne(tokens: Tokens, from: number, to: number): Draft {
   const verb = verbAt(tokens, from, to)
   const draft = judgeVerb(tokens, from, to, verb)
   draft.verb = verb
-  if (draft.label === '') draft.label = verb.toUpperCase()
+  if (draft.label === '') draft.label = LABELS.get(verb)!
   return draft
 }
 
@@ -253,12 +249,16 @@ const DDL_VERBS: ReadonlySet<string> = new Set(
     refresh reindex cluster vacuum analyze analyse`),
 )
 
-const VERBS: ReadonlySet<string> = new Set([
-  ...QUERY_VERBS,
-  ...DDL_VERBS,
-  ...words(`explain set show begin commit end rollback abort savepoint release start prepare execute deallocate
-    reset discard listen unlisten notify load lock declare fetch move close copy call do checkpoint`),
-])
+/** Every word that begins a statement, and how a summary shows it. */
+const LABELS: ReadonlyMap<string, string> = new Map(
+  [
+    '',
+    ...QUERY_VERBS,
+    ...DDL_VERBS,
+    ...words(`explain set show begin commit end rollback abort savepoint release start prepare execute deallocate
+      reset discard listen unlisten notify load lock declare fetch move close copy call do checkpoint`),
+  ].map((verb) => [verb, verb.toUpperCase()]),
+)
 
 function wordAt(tokens: Tokens, at: number, to: number): string {
   return at < to && tokens.kinds[at] === Kind.word ? tokens.texts[at]! : ''
@@ -266,14 +266,17 @@ function wordAt(tokens: Tokens, at: number, to: number): string {
 
 /** What the functions of a query do, all together. */
 interface Calls {
-  because: Because | null
+  because: FactsReason | null
   unknown: boolean
   stateful: boolean
   writes: boolean
   waits: boolean
 }
 
+const NO_CALLS: Calls = { because: null, unknown: false, stateful: false, writes: false, waits: false }
+
 function judgeCalls(functions: ReadonlySet<string>): Calls {
+  if (functions.size === 0) return NO_CALLS
   const calls: Calls = { because: null, unknown: false, stateful: false, writes: false, waits: false }
   for (const name of functions) {
     const effect = effectOf(name)
@@ -292,42 +295,36 @@ function judgeCalls(functions: ReadonlySet<string>): Calls {
 function judgeQuery(notes: QueryNotes): Draft {
   if (notes.unclear || notes.verb === '') return { ...UNKNOWN, because: 'unclear text' }
   const calls = judgeCalls(notes.functions)
-  const names = {
-    label: notes.verb.toUpperCase(),
-    preparable: true,
-    read: notes.tablesRead,
-    written: notes.tablesWritten,
-    functions: notes.functions,
-  }
-  if (notes.verb !== 'select' || notes.modifies || notes.into) {
-    // A data-modifying CTE under a select has its INTO too; only one without INSERT and the like makes a table.
-    const table = notes.into && !notes.modifies
-    return {
-      ...NOTHING,
-      ...names,
-      kind: table ? 'ddl' : notes.bulk ? 'write_bulk' : 'write_simple',
-      because: table ? 'makes a table' : 'write',
-      stateful: calls.stateful || notes.temporary,
-      waits: true,
-      writes: true,
-      preparable: !table,
-    }
-  }
+  const draft = { ...NOTHING }
+  draft.label = LABELS.get(notes.verb)!
+  draft.preparable = true
+  draft.read = notes.tablesRead
+  draft.written = notes.tablesWritten
+  draft.functions = notes.functions
+  draft.stateful = calls.stateful || notes.temporary
+  if (notes.verb !== 'select' || notes.modifies || notes.into) return modification(notes, draft)
   const because = obstacle(notes) ?? calls.because
-  return {
-    ...NOTHING,
-    ...names,
-    kind: notes.complex ? 'read_complex' : 'read_simple',
-    because: because ?? 'read',
-    safe: because === null,
-    stateful: calls.stateful || notes.temporary,
-    waits: calls.waits || notes.locksRows,
-    writes: calls.writes,
-  }
+  draft.kind = notes.complex ? 'read_complex' : 'read_simple'
+  draft.because = because ?? 'read'
+  draft.safe = because === null
+  draft.waits = calls.waits || notes.locksRows
+  draft.writes = calls.writes
+  return draft
+}
+
+function modification(notes: QueryNotes, draft: Draft): Draft {
+  // A data-modifying CTE under a select has its INTO too; only one without INSERT and the like makes a table.
+  const table = notes.into && !notes.modifies
+  draft.kind = table ? 'ddl' : notes.bulk ? 'write_bulk' : 'write_simple'
+  draft.because = table ? 'makes a table' : 'write'
+  draft.waits = true
+  draft.writes = true
+  draft.preparable = !table
+  return draft
 }
 
 /** What keeps a select off a standby, its functions aside. */
-function obstacle(notes: QueryNotes): Because | null {
+function obstacle(notes: QueryNotes): FactsReason | null {
   if (notes.locksRows) return 'locks rows'
   if (notes.temporary) return 'temporary table'
   if (notes.migrationTable) return 'migration table'
@@ -341,6 +338,8 @@ const EXPLAIN_OPTIONS: ReadonlySet<string> = new Set(
     text xml json yaml none binary true false on off`),
 )
 
+const SWITCHED_OFF: ReadonlySet<string> = new Set(['off', 'false'])
+
 const EXPLAIN_VALUES: ReadonlySet<number> = new Set([Kind.comma, Kind.literal, Kind.operator])
 
 /** Planning an insert writes nothing; running one under ANALYZE does. */
@@ -351,7 +350,8 @@ function judgeExplain(tokens: Tokens, from: number, to: number): Draft {
   if (options) {
     for (at++; at < to && tokens.kinds[at] !== Kind.close; at++) {
       const word = wordAt(tokens, at, to)
-      if (word === 'analyze' || word === 'analyse') analyze = true
+      // The last one counts.
+      if (word === 'analyze' || word === 'analyse') analyze = !SWITCHED_OFF.has(wordAt(tokens, at + 1, to))
       // `("analyze")` is an option too, and it is not worth telling apart from others in quotes.
       if (word === '' ? !EXPLAIN_VALUES.has(tokens.kinds[at]!) : !EXPLAIN_OPTIONS.has(word)) return { ...UNKNOWN }
     }

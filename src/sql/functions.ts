@@ -254,6 +254,14 @@ export const STAYING_FUNCTIONS: ReadonlyMap<string, Effect> = new Map(
   STAYING.flatMap(([effect, names]) => names.map((name) => [name, effect] as const)),
 )
 
+/**
+ * Of those, the ones with a single argument: `(0.5).setseed` calls setseed. No column is likely to have such a name, and
+ * what begins with pg_ is no plain name anyway. What users have written may be called so, too: only the server knows.
+ */
+export const CALLED_BY_DOT: ReadonlySet<string> = new Set(
+  words('currval lo_close lo_creat lo_create lo_get lo_import lo_tell lo_tell64 lo_unlink nextval setseed'),
+)
+
 /** What only the end of the session undoes: DISCARD ALL leaves it as it is. */
 const OUTLIVING_RESET: ReadonlySet<string> = new Set(
   words(`

@@ -29,6 +29,19 @@ export const INFIX: ReadonlySet<string> = new Set(
   outer overlaps right similar tablesample verbose`),
 )
 
+/** Keywords that stand for a value, so that an operator or a JOIN may follow them. */
+const VALUE_WORDS: ReadonlySet<string> = new Set(
+  words(`true false null end current_catalog current_date current_role current_time current_timestamp current_user
+    localtime localtimestamp session_user system_user user`),
+)
+
+/** Words that do not end a value: LIKE or JOIN after them is the name of a function, and `-` a sign. */
+export const NOT_OPERANDS: ReadonlySet<string> = new Set(
+  [...RESERVED, ...words('at by escape filter key local over passing range rows value zone between')].filter(
+    (word) => !VALUE_WORDS.has(word),
+  ),
+)
+
 /** The words of a list written over several lines. */
 export function words(list: string): string[] {
   return list.trim().split(/\s+/)

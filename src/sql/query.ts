@@ -4,17 +4,17 @@
 // about safety do not lean on that: an UPDATE, an INTO or a catalog name counts wherever it stands, and a name
 // before a parenthesis is a function unless it is certain that it is not.
 
-import { AGGREGATES } from './functions.ts'
-import { INFIX, RESERVED, SYNTAX_CALLS, words } from './keywords.ts'
+import { AGGREGATES, CALLED_BY_DOT } from './functions.ts'
+import { INFIX, NOT_OPERANDS, RESERVED, SYNTAX_CALLS, words } from './keywords.ts'
 import { Kind } from './scan.ts'
 import type { TokenKind, Tokens } from './scan.ts'
 
 export interface QueryNotes {
   /** `select`, `insert`, `update`, `delete`, `merge`; `''` when no statement was recognised. */
   verb: string
-  readonly tablesRead: Set<string>
-  readonly tablesWritten: Set<string>
-  readonly functions: Set<string>
+  tablesRead: ReadonlySet<string>
+  tablesWritten: ReadonlySet<string>
+  functions: ReadonlySet<string>
   /** Joins, aggregates, set operations, CTEs, windows, subqueries. */
   complex: boolean
   /** Several rows of VALUES, or INSERT … SELECT. */
@@ -55,7 +55,7 @@ type Cte = 'no' | 'name' | 'named' | 'as' | 'body' | 'after'
 type Opener = 'call' | 'plain'
 
 interface Frame {
-  readonly opener: Opener
+  opener: Opener
   verb: string
   clause: Clause
   item: Item
@@ -75,16 +75,18 @@ class QueryReader {
   readonly #from: number
   readonly #to: number
   readonly #stack: Frame[] = []
-  #frame: Frame = newFrame('plain')
+  #frame: Frame = newFrame()
+  /** Frames that were closed, to be used again: a text of a megabyte may open half a million. */
+  readonly #spare: Frame[] = []
   /** Common table expressions in sight, counted because the same name may be in sight twice. */
-  readonly #ctes = new Map<string, number>()
+  #ctes: Map<string, number> | null = null
   #lastClosed: Opener = 'plain'
   #selects = 0
   readonly #notes: QueryNotes = {
     verb: '',
-    tablesRead: new Set(),
-    tablesWritten: new Set(),
-    functions: new Set(),
+    tablesRead: NO_NAMES,
+    tablesWritten: NO_NAMES,
+    functions: NO_NAMES,
     complex: false,
     bulk: false,
     locksRows: false,
@@ -173,7 +175,10 @@ class QueryReader {
       this.#notes.unclear = true
       return
     }
-    const frame = newFrame(opener, clause)
+    const used = this.#spare.pop()
+    const frame = used === undefined ? newFrame() : asNew(used)
+    frame.opener = opener
+    frame.clause = clause
     if (outer.item === 'expected') {
       outer.item = 'named'
       frame.item = 'expected'
@@ -194,9 +199,10 @@ class QueryReader {
       this.#notes.unclear = true
       return
     }
-    for (const name of inner.names ?? []) this.#ctes.set(name, this.#ctes.get(name)! - 1)
+    if (inner.names !== null) this.#hideCtes(inner.names)
     this.#frame = outer
     this.#lastClosed = inner.opener
+    this.#spare.push(inner)
     if (outer.cte === 'body') {
       if (!outer.recursive) this.#showCte(outer.pending)
       outer.cte = 'after'
@@ -221,8 +227,13 @@ class QueryReader {
   }
 
   #showCte(name: string): void {
+    this.#ctes ??= new Map()
     this.#ctes.set(name, (this.#ctes.get(name) ?? 0) + 1)
     ;(this.#frame.names ??= []).push(name)
+  }
+
+  #hideCtes(names: readonly string[]): void {
+    for (const name of names) this.#ctes!.set(name, this.#ctes!.get(name)! - 1)
   }
 
   /** A statement may begin here: nothing came before in these parentheses but a WITH list. */
@@ -251,7 +262,8 @@ class QueryReader {
       this.#frame.recursive = true
       return at + 1
     }
-    const next = KEYWORDS.has(word) ? this.#keyword(word, at) : -1
+    const keyword = KEYWORDS.get(word)
+    const next = keyword === undefined ? -1 : this.#keyword(keyword, at)
     return next < 0 ? this.#name(at) : next
   }
 
@@ -409,6 +421,8 @@ class QueryReader {
       notes.locksRows = true
       return at + 1
     }
+    // `delete(a, 'b')` is somebody's function, of hstore for one.
+    if (this.#kind(at + 1) === Kind.open && before !== 'then') return -1
     notes.modifies = true
     if (this.#fresh()) {
       this.#begin(word)
@@ -461,7 +475,7 @@ class QueryReader {
     let next = at + 2
     if (this.#wordAt(next) === 'pg_catalog' && this.#kind(next + 1) === Kind.dot) next += 2
     if (this.#kind(next) !== Kind.operator || this.#kind(next + 1) !== Kind.close) {
-      this.#notes.functions.add('operator')
+      this.#notes.functions = withName(this.#notes.functions, 'operator')
       return at + 1
     }
     return next + 2
@@ -482,7 +496,7 @@ class QueryReader {
     if (frame.cte === 'name') {
       this.#nameCte(at)
     } else if (frame.item === 'target') {
-      this.#notes.tablesWritten.add(this.#chainText(at, end))
+      this.#notes.tablesWritten = withName(this.#notes.tablesWritten, this.#chainText(at, end))
       frame.item = 'no'
     } else if (called && this.#isCall(at, end)) {
       this.#call(at, end)
@@ -511,13 +525,13 @@ class QueryReader {
   #relation(at: number, end: number): void {
     this.#frame.item = 'named'
     const name = this.#chainText(at, end)
-    if (end === at && (this.#ctes.get(name) ?? 0) > 0) return
-    this.#notes.tablesRead.add(name)
+    if (end === at && (this.#ctes?.get(name) ?? 0) > 0) return
+    this.#notes.tablesRead = withName(this.#notes.tablesRead, name)
   }
 
   #call(at: number, end: number): void {
     const name = this.#chainText(at, end)
-    this.#notes.functions.add(name)
+    this.#notes.functions = withName(this.#notes.functions, name)
     if (AGGREGATES.has(this.#texts[end]!)) this.#notes.complex = true
   }
 
@@ -532,9 +546,13 @@ class QueryReader {
     for (let part = at; part <= end; part += 2) {
       const text = this.#texts[part]!
       if (this.#kind(part) === Kind.unicodeName) this.#noteUnicode(part)
-      if (text === 'information_schema') this.#notes.catalog = true
-      if (text === 'kysely_migration' || text === 'kysely_migration_lock') this.#notes.migrationTable = true
-      if (!text.startsWith('pg_')) continue
+      if (!called && part === end && this.#kind(part - 1) === Kind.dot && CALLED_BY_DOT.has(text)) {
+        this.#notes.functions = withName(this.#notes.functions, text)
+      }
+      const first = text.charCodeAt(0)
+      if (first === LETTER_I && text === 'information_schema') this.#notes.catalog = true
+      if (first === LETTER_K && MIGRATION_TABLES.has(text)) this.#notes.migrationTable = true
+      if (first !== LETTER_P || !text.startsWith('pg_')) continue
       this.#noteTemporary(part)
       const isFunction = called && part === end && this.#frame.item !== 'target'
       const qualifies = called && part === at && text === 'pg_catalog'
@@ -624,12 +642,30 @@ class QueryReader {
   }
 }
 
-/** All that `#keyword` knows, asked first because most words are plain names. */
-const KEYWORDS: ReadonlySet<string> = new Set([
-  ...RESERVED,
-  ...INFIX,
-  ...words(`values insert merge update delete rows set share key no temp temporary unlogged local global operator`),
-])
+const MIGRATION_TABLES: ReadonlySet<string> = new Set(['kysely_migration', 'kysely_migration_lock'])
+
+// Almost no name begins like one of those that are looked for.
+const LETTER_I = 0x69
+const LETTER_K = 0x6b
+const LETTER_P = 0x70
+
+/**
+ * All that `#keyword` knows, asked first because most words are plain names. The answer is the word once more, as the
+ * key of an object, of which there is one copy: two such strings are told apart without reading them.
+ */
+const KEYWORDS: ReadonlyMap<string, string> = new Map(
+  Object.keys(
+    Object.fromEntries(
+      [
+        ...RESERVED,
+        ...INFIX,
+        ...words(
+          `values insert merge update delete rows set share key no temp temporary unlogged local global operator`,
+        ),
+      ].map((word) => [word, word]),
+    ),
+  ).map((word) => [word, word]),
+)
 
 /** Words that mean something special inside these parentheses: CUBE in GROUPING SETS, COLUMNS in JSON_TABLE. */
 const CLAUSE_INSIDE: ReadonlyMap<string, Clause> = new Map([
@@ -642,29 +678,24 @@ const CLAUSE_INSIDE: ReadonlyMap<string, Clause> = new Map([
 
 const BEFORE_JOIN: ReadonlySet<string> = new Set(words('cross full inner left natural outer right tablesample'))
 
-/** Keywords that stand for a value, so that an operator or a JOIN may follow them. */
-const VALUE_WORDS: ReadonlySet<string> = new Set(
-  words(`true false null end current_catalog current_date current_role current_time current_timestamp current_user
-    localtime localtimestamp session_user system_user user`),
-)
-
-/** Words that do not end a value: before LIKE or JOIN they make it the name of a function. */
-const NOT_OPERANDS: ReadonlySet<string> = new Set(
-  [...RESERVED, ...words('at by escape filter key local over passing range rows value zone between')].filter(
-    (word) => !VALUE_WORDS.has(word),
-  ),
-)
-
 /** One part of a name; quotes stay where a dot inside would pass for two parts. */
 export function partText(text: string): string {
   return text.includes('.') ? `"${text}"` : text
 }
 
-function newFrame(opener: Opener, clause: Clause = 'none'): Frame {
+const NO_NAMES: ReadonlySet<string> = new Set()
+
+/** Most statements name nothing of most kinds: a set is made for the first name. */
+function withName(names: ReadonlySet<string>, name: string): ReadonlySet<string> {
+  if (names === NO_NAMES) return new Set([name])
+  return (names as Set<string>).add(name)
+}
+
+function newFrame(): Frame {
   return {
-    opener,
+    opener: 'plain',
     verb: '',
-    clause,
+    clause: 'none',
     item: 'no',
     cte: 'no',
     recursive: false,
@@ -673,4 +704,16 @@ function newFrame(opener: Opener, clause: Clause = 'none'): Frame {
     started: false,
     usingSeen: false,
   }
+}
+
+function asNew(frame: Frame): Frame {
+  frame.verb = ''
+  frame.item = 'no'
+  frame.cte = 'no'
+  frame.recursive = false
+  frame.pending = ''
+  frame.names = null
+  frame.started = false
+  frame.usingSeen = false
+  return frame
 }

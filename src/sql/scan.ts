@@ -37,15 +37,15 @@ export interface Tokens {
 }
 
 export function scan(sql: string): Tokens {
-  const scanner = new Scanner(sql)
-  scanner.run()
-  return scanner
+  return new Scanner(sql).run()
 }
 
 const QUOTE = 0x27
 const DOUBLE_QUOTE = 0x22
+const BACKSLASH = 0x5c
 const DOLLAR = 0x24
 const DOT = 0x2e
+const PLUS = 0x2b
 const MINUS = 0x2d
 const SLASH = 0x2f
 const STAR = 0x2a
@@ -61,13 +61,16 @@ const LETTER = 2
 const DIGIT = 3
 const OPERATOR = 4
 const SELF = 5
+/** A character of `SELF` that is a token whatever follows it. */
+const MARK = 6
 const CLASSES = new Uint8Array(128)
 for (const [members, value] of [
   [' \t\n\r\f\v', SPACE],
   ['ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_', LETTER],
   ['0123456789', DIGIT],
   ['~!@#^&|`?+-*/%<>=', OPERATOR],
-  ['()[],;.:', SELF],
+  [';.:', SELF],
+  ['()[],', MARK],
 ] as const) {
   for (const member of members) CLASSES[member.charCodeAt(0)] = value
 }
@@ -75,7 +78,19 @@ for (const [members, value] of [
 // Bytes ≥ 0x80 are letters to PostgreSQL, the no-break space included.
 const classOf = (code: number): number => (code >= 128 ? LETTER : (CLASSES[code] ?? OTHER))
 
-const SELF_KINDS = new Uint8Array(128)
+/** One of these in it, and an operator may end in `+` or `-`. */
+const LETS_SIGN_END = new Uint8Array(128)
+for (const character of '~!@#^&|`?%') LETS_SIGN_END[character.charCodeAt(0)] = 1
+
+// What may stand in a word: letters, digits, `_` and `$`; and which of it must be folded.
+const LOWER_PART = 1
+const UPPER = 2
+const BEYOND_ASCII = 4
+const WORD_PARTS = CLASSES.map((kind) => (kind === LETTER || kind === DIGIT ? LOWER_PART : 0))
+WORD_PARTS[DOLLAR] = LOWER_PART
+WORD_PARTS.fill(UPPER, 0x41, 0x5b)
+
+const MARK_KINDS = new Uint8Array(128)
 for (const [member, kind] of [
   ['(', Kind.open],
   [')', Kind.close],
@@ -86,72 +101,99 @@ for (const [member, kind] of [
   ['.', Kind.dot],
   [':', Kind.colon],
 ] as const) {
-  SELF_KINDS[member.charCodeAt(0)] = kind
+  MARK_KINDS[member.charCodeAt(0)] = kind
 }
 
 const NUMBER = /^(?:0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+|[0-9._]+(?:[eE][+-]?[0-9_]+)?)$/
 
-class Scanner implements Tokens {
-  readonly kinds: Uint8Array
-  readonly texts: string[] = []
-  semicolons = 0
-  doubt: Doubt | null = null
+// An array that grows as tokens come costs as much as finding them. A long text gets room for as many tokens as it has
+// characters at once, one as programs send them for half as many, which is hardly ever too few.
+const SHORT = 512
+const LONG = 64 * 1024
+
+class Scanner {
   readonly #sql: string
+  readonly #kinds: Uint8Array
+  readonly #texts: string[]
+  #count = 0
+  #semicolons = 0
+  #doubt: Doubt | null = null
   #at = 0
 
   constructor(sql: string) {
     this.#sql = sql
-    this.kinds = new Uint8Array(sql.length + 1)
+    this.#kinds = new Uint8Array(sql.length + 1)
+    // eslint-disable-next-line unicorn/no-new-array -- the other ways fill it
+    this.#texts = sql.length < SHORT ? [] : new Array<string>(sql.length < LONG ? sql.length >> 1 : sql.length)
   }
 
-  run(): void {
+  /** What most texts are made of is read here, in variables of this function; the rest has methods of its own. */
+  run(): Tokens {
     const sql = this.#sql
-    while (this.#at < sql.length && this.doubt === null) {
-      const code = sql.charCodeAt(this.#at)
-      switch (classOf(code)) {
-        case SPACE:
-          this.#at++
-          break
-        case LETTER:
-          this.#word(code)
-          break
-        case DIGIT:
-          this.#number()
-          break
-        case OPERATOR:
-          this.#operatorOrComment(code)
-          break
-        case SELF:
-          this.#self(code)
-          break
-        default:
-          this.#other(code)
+    const kinds = this.#kinds
+    const texts = this.#texts
+    let at = 0
+    let count = 0
+    while (at < sql.length && this.#doubt === null) {
+      const code = sql.charCodeAt(at)
+      const kind = code >= 128 ? LETTER : CLASSES[code]!
+      if (kind === SPACE) {
+        at++
+      } else if (kind === MARK) {
+        kinds[count] = MARK_KINDS[code]!
+        texts[count++] = ''
+        at++
+      } else if (kind === LETTER && !mayOpenString(sql.charCodeAt(at + 1))) {
+        const start = at
+        let parts = 0
+        for (; at < sql.length; at++) {
+          const part = sql.charCodeAt(at)
+          const known = part >= 128 ? BEYOND_ASCII : WORD_PARTS[part]!
+          if (known === 0) break
+          parts |= known
+        }
+        const word = sql.slice(start, at)
+        kinds[count] = Kind.word
+        texts[count++] = (parts & UPPER) === 0 ? word : fold(word, (parts & BEYOND_ASCII) === 0)
+      } else {
+        this.#at = at
+        this.#count = count
+        this.#rare(kind, code)
+        at = this.#at
+        count = this.#count
       }
+    }
+    if (texts.length > count) texts.length = count
+    return { kinds, texts, semicolons: this.#semicolons, doubt: this.#doubt }
+  }
+
+  #rare(kind: number, code: number): void {
+    switch (kind) {
+      case LETTER:
+        return this.#prefixed(code)
+      case DIGIT:
+        return this.#number()
+      case OPERATOR:
+        return this.#operatorOrComment(code)
+      case SELF:
+        return this.#self(code)
+      default:
+        return this.#other(code)
     }
   }
 
   #push(kind: TokenKind, text: string): void {
-    this.kinds[this.texts.length] = kind
-    this.texts.push(text)
+    this.#kinds[this.#count] = kind
+    this.#texts[this.#count++] = text
   }
 
-  #word(first: number): void {
-    const sql = this.#sql
-    const start = this.#at
-    const next = sql.charCodeAt(start + 1)
-    if (next === QUOTE && this.#prefixedString(first)) return
-    if (next === 0x26 && (first | 0x20) === 0x75 && this.#unicodeQuoted()) return
-    let at = start
-    let plain = true
-    let upper = false
-    for (; at < sql.length; at++) {
-      const code = sql.charCodeAt(at)
-      if (code >= 128) plain = false
-      else if (code >= 0x41 && code <= 0x5a) upper = true
-      else if (!isWordPart(code)) break
-    }
-    this.#at = at
-    this.#push(Kind.word, upper ? fold(sql.slice(start, at), plain) : sql.slice(start, at))
+  /** A letter before `'` or `&`: mostly, but not always, it says how to read a string. */
+  #prefixed(letter: number): void {
+    if (this.#sql.charCodeAt(this.#at + 1) === QUOTE ? this.#prefixedString(letter) : this.#unicodeQuoted(letter))
+      return
+    const letters = this.#sql.slice(this.#at, this.#at + 1)
+    this.#at++
+    this.#push(Kind.word, fold(letters, letter < 128))
   }
 
   /** E'…' knows backslashes; B'…', X'…' and N'…' end like plain strings. */
@@ -172,7 +214,8 @@ class Scanner implements Tokens {
     }
   }
 
-  #unicodeQuoted(): boolean {
+  #unicodeQuoted(letter: number): boolean {
+    if ((letter | 0x20) !== 0x75) return false
     const quote = this.#sql.charCodeAt(this.#at + 2)
     if (quote !== QUOTE && quote !== DOUBLE_QUOTE) return false
     this.#at += 2
@@ -182,35 +225,55 @@ class Scanner implements Tokens {
   }
 
   #plainString(): void {
+    const sql = this.#sql
     const start = this.#at + 1
-    const end = this.#endOfQuoted(start, "'")
-    if (end < 0) return
-    // Under standard_conforming_strings = off, `\'` does not end the string. `'\'` alone is let through:
-    // it is the usual ESCAPE clause, and with the setting off it leaves the text unfinished.
-    if (end - start > 1 && this.#sql.slice(start, end + 1).includes("\\'")) this.doubt = 'backslash-quote'
-    this.#push(Kind.literal, '')
-    this.#at = end + 1
+    let last = 0
+    let escaped = false
+    for (let at = start; at < sql.length; at++) {
+      const code = sql.charCodeAt(at)
+      if (code === QUOTE) {
+        // Under standard_conforming_strings = off, `\'` does not end the string. `'\'` alone is let through:
+        // it is the usual ESCAPE clause, and with the setting off it leaves the text unfinished.
+        if (last === BACKSLASH) escaped = true
+        if (sql.charCodeAt(at + 1) !== QUOTE) {
+          if (escaped && at - start > 1) this.#doubt = 'backslash-quote'
+          this.#push(Kind.literal, '')
+          this.#at = at + 1
+          return
+        }
+        at++
+      } else if (code === 0) {
+        this.#doubt = 'nul'
+        return
+      }
+      last = code
+    }
+    this.#unfinished()
   }
 
   #quotedName(kind: typeof Kind.quoted | typeof Kind.unicodeName): void {
+    const sql = this.#sql
     const start = this.#at + 1
-    const end = this.#endOfQuoted(start, '"')
-    if (end < 0) return
-    const body = this.#sql.slice(start, end)
-    // Not decoded, and marked so that it is taken for no other name.
-    if (kind === Kind.unicodeName) this.#push(kind, `U&"${body}"`)
-    else this.#push(kind, body.includes('"') ? body.replaceAll('""', '"') : body)
-    this.#at = end + 1
-  }
-
-  /** Index of the closing quote, a doubled quote being part of the text. */
-  #endOfQuoted(start: number, quote: string): number {
-    const code = quote.charCodeAt(0)
-    for (let at = start; ; at += 2) {
-      at = this.#sql.indexOf(quote, at)
-      if (at < 0) return this.#unfinished()
-      if (this.#sql.charCodeAt(at + 1) !== code) return this.#withoutNul(start, at)
+    let doubled = false
+    for (let at = start; at < sql.length; at++) {
+      const code = sql.charCodeAt(at)
+      if (code === DOUBLE_QUOTE) {
+        if (sql.charCodeAt(at + 1) !== DOUBLE_QUOTE) {
+          const body = sql.slice(start, at)
+          // Not decoded, and marked so that it is taken for no other name.
+          if (kind === Kind.unicodeName) this.#push(kind, `U&"${body}"`)
+          else this.#push(kind, doubled ? body.replaceAll('""', '"') : body)
+          this.#at = at + 1
+          return
+        }
+        doubled = true
+        at++
+      } else if (code === 0) {
+        this.#doubt = 'nul'
+        return
+      }
     }
+    this.#unfinished()
   }
 
   #escapeString(): void {
@@ -219,7 +282,7 @@ class Scanner implements Tokens {
     let at = start + 1
     for (; at < sql.length; at++) {
       const code = sql.charCodeAt(at)
-      if (code === 0x5c) at++
+      if (code === BACKSLASH) at++
       else if (code === QUOTE) {
         if (sql.charCodeAt(at + 1) === QUOTE) at++
         else {
@@ -257,7 +320,7 @@ class Scanner implements Tokens {
     for (; at < sql.length; at++) {
       const code = sql.charCodeAt(at)
       if (code === NEWLINE || code === RETURN) break
-      if (code === 0) this.doubt = 'nul'
+      if (code === 0) this.#doubt = 'nul'
     }
     return at
   }
@@ -271,12 +334,12 @@ class Scanner implements Tokens {
       const code = sql.charCodeAt(at)
       const kind = classOf(code)
       if (kind === DIGIT) continue
-      const sign = (code === 0x2b || code === MINUS) && isExponent(sql, start, at)
+      const sign = (code === PLUS || code === MINUS) && isExponent(sql, start, at)
       if (kind !== LETTER && code !== DOT && !sign) break
       digits = false
     }
     // Until version 14, `1for` was `1 for`; a number that runs into letters is read by no two servers alike.
-    if (!digits && !NUMBER.test(sql.slice(start, at))) this.doubt = 'number-joined-to-word'
+    if (!digits && !NUMBER.test(sql.slice(start, at))) this.#doubt = 'number-joined-to-word'
     this.#push(Kind.literal, '')
     this.#at = at
   }
@@ -290,15 +353,24 @@ class Scanner implements Tokens {
       return
     }
     if (first === SLASH && second === STAR) return this.#blockComment()
-    let at = start + 1
+    let at = start
+    /** Where a run of `+` and `-` began that lasts until here. */
+    let signs = start
+    let mayEndInSign = false
     for (; at < sql.length; at++) {
       const code = sql.charCodeAt(at)
       if (code >= 128 || CLASSES[code] !== OPERATOR) break
       const next = sql.charCodeAt(at + 1)
       if ((code === MINUS && next === MINUS) || (code === SLASH && next === STAR)) break
+      if (code === PLUS || code === MINUS) continue
+      signs = at + 1
+      mayEndInSign ||= LETS_SIGN_END[code] === 1
     }
-    this.#push(Kind.operator, sql.slice(start, at))
     this.#at = at
+    if (mayEndInSign) return this.#push(Kind.operator, sql.slice(start, at))
+    // So that `a=-1` means `a = -1`, SQL lets only unusual operators end in a sign.
+    if (signs > start) this.#push(Kind.operator, sql.slice(start, signs))
+    for (let sign = signs; sign < at; sign++) this.#push(Kind.operator, sql.slice(sign, sign + 1))
   }
 
   #blockComment(): void {
@@ -307,7 +379,7 @@ class Scanner implements Tokens {
     let at = this.#at + 2
     for (; at < sql.length && depth > 0; at++) {
       const code = sql.charCodeAt(at)
-      if (code === 0) this.doubt = 'nul'
+      if (code === 0) this.#doubt = 'nul'
       if (code === SLASH && sql.charCodeAt(at + 1) === STAR) {
         depth++
         at++
@@ -328,8 +400,8 @@ class Scanner implements Tokens {
       this.#at += 2
       return
     }
-    if (code === SEMICOLON) this.semicolons++
-    this.#push(SELF_KINDS[code] as TokenKind, '')
+    if (code === SEMICOLON) this.#semicolons++
+    this.#push(MARK_KINDS[code] as TokenKind, '')
     this.#at += 1
   }
 
@@ -337,7 +409,7 @@ class Scanner implements Tokens {
     if (code === QUOTE) this.#plainString()
     else if (code === DOUBLE_QUOTE) this.#quotedName(Kind.quoted)
     else if (code === DOLLAR) this.#dollar()
-    else this.doubt = code === 0 ? 'nul' : 'strange-character'
+    else this.#doubt = code === 0 ? 'nul' : 'strange-character'
   }
 
   /** `$1` or `$tag$ … $tag$`. */
@@ -351,13 +423,13 @@ class Scanner implements Tokens {
       if (kind !== DIGIT && (parameter || kind !== LETTER)) break
     }
     if (parameter) {
-      if (at < sql.length && classOf(sql.charCodeAt(at)) === LETTER) this.doubt = 'number-joined-to-word'
+      if (at < sql.length && classOf(sql.charCodeAt(at)) === LETTER) this.#doubt = 'number-joined-to-word'
       this.#push(Kind.literal, '')
       this.#at = at
       return
     }
     if (sql.charCodeAt(at) !== DOLLAR) {
-      this.doubt = 'strange-character'
+      this.#doubt = 'strange-character'
       return
     }
     const tag = sql.slice(start, at + 1)
@@ -370,19 +442,21 @@ class Scanner implements Tokens {
 
   #unfinished(): -1 {
     // A NUL says more than the quote that is missing after it, and the server sees nothing behind it.
-    this.doubt ??= this.#sql.includes('\0', this.#at) ? 'nul' : 'unfinished'
+    this.#doubt ??= this.#sql.includes('\0', this.#at) ? 'nul' : 'unfinished'
     return -1
   }
 
   #withoutNul(start: number, end: number): number {
     if (!this.#sql.slice(start, end).includes('\0')) return end
-    this.doubt = 'nul'
+    this.#doubt = 'nul'
     return -1
   }
 }
 
-function isWordPart(code: number): boolean {
-  return (code >= 0x61 && code <= 0x7a) || (code >= 0x30 && code <= 0x39) || code === 0x5f || code === DOLLAR
+const AMPERSAND = 0x26
+
+function mayOpenString(second: number): boolean {
+  return second === QUOTE || second === AMPERSAND
 }
 
 /** A sign belongs to a number right after the `e` of a decimal one, when a digit follows. */
@@ -393,5 +467,16 @@ function isExponent(sql: string, start: number, at: number): boolean {
 
 /** As the server folds in UTF-8: A to Z only. JavaScript would turn the Kelvin sign into a k. */
 function fold(word: string, plain: boolean): string {
-  return plain ? word.toLowerCase() : word.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
+  if (plain) return word.toLowerCase()
+  let folded = ''
+  let from = 0
+  for (let at = 0; at < word.length; at++) {
+    const code = word.charCodeAt(at)
+    if (code < 0x41 || code > 0x5a) continue
+    folded += word.slice(from, at) + LOWER[code - 0x41]!
+    from = at + 1
+  }
+  return folded + word.slice(from)
 }
+
+const LOWER = 'abcdefghijklmnopqrstuvwxyz'

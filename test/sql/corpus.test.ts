@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { factsOf } from '../../src/sql/facts.ts'
-import type { ExplainedFacts } from '../../src/sql/facts.ts'
+import type { Facts } from '../../src/core/types.ts'
 
 interface Labelled {
   readonly sql: string
@@ -28,7 +28,7 @@ const oneLine = (sql: string): string =>
 
 const sample = (statements: readonly Judged[]): string => statements.map(({ sql }) => `\n  ${oneLine(sql)}`).join('')
 
-type Judged = Labelled & { readonly facts: ExplainedFacts }
+type Judged = Labelled & { readonly facts: Facts }
 
 describe.skipIf(absent)('labelled statements (needs ../shared/corpus/statements.jsonl)', () => {
   const statements: Judged[] = absent

@@ -5,7 +5,7 @@
 import * as fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { factsOf } from '../../src/sql/facts.ts'
-import type { ExplainedFacts } from '../../src/sql/facts.ts'
+import type { Facts } from '../../src/core/types.ts'
 
 /** Statements as lists of tokens, so that anything may be put between them. */
 const statements: readonly (readonly string[])[] = [
@@ -88,16 +88,7 @@ const alarming = fc.constantFrom(
 )
 const words = fc.array(alarming, { minLength: 1, maxLength: 4 }).map((parts) => parts.join(' '))
 
-const decision = ({
-  safeOnReplica,
-  stateful,
-  writes,
-  lockWaiter,
-  multiple,
-  preparable,
-  kind,
-  because,
-}: ExplainedFacts) => ({
+const decision = ({ safeOnReplica, stateful, writes, lockWaiter, multiple, preparable, kind, because }: Facts) => ({
   safeOnReplica,
   stateful,
   writes,
@@ -147,7 +138,7 @@ test('whatever stands in a quoted name is a name', () => {
 })
 
 /** What every answer must hold, whatever the text. */
-function mustHold(facts: ExplainedFacts): void {
+function mustHold(facts: Facts): void {
   expect(facts.retrySafe).toBe(facts.safeOnReplica)
   if (facts.safeOnReplica) {
     expect(facts).toMatchObject({

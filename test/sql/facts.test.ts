@@ -138,6 +138,15 @@ describe('a plan may be asked of a replica', () => {
     expect(factsOf(sql)).toMatchObject({ safeOnReplica: false, stateful: true, writes: true, kind: 'unknown' })
   })
 
+  test('the last word on ANALYZE counts', () => {
+    expect(factsOf('explain (analyze off) delete from t')).toMatchObject({ because: 'plan', safeOnReplica: true })
+    expect(factsOf('explain (analyze, analyze false) delete from t')).toMatchObject({ because: 'plan' })
+    expect(factsOf('explain (analyze off, analyze) delete from t')).toMatchObject({ because: 'write' })
+    expect(factsOf('explain (analyze true) delete from t')).toMatchObject({ because: 'write' })
+    // A number says it as well, and is not read here.
+    expect(factsOf('explain (analyze 0) delete from t')).toMatchObject({ because: 'write' })
+  })
+
   test('a plan over temporary tables needs the session that has them', () => {
     expect(factsOf('explain select * from pg_temp.t')).toMatchObject({ safeOnReplica: false, stateful: true })
   })
@@ -204,6 +213,33 @@ describe('a read that stays on the primary', () => {
     ["select table_to_xml('t', true, true, '')", 'function stays on the primary'],
   ])('%s: %s', (sql, because) => {
     expect(factsOf(sql)).toMatchObject({ safeOnReplica: false, retrySafe: false, because })
+  })
+})
+
+test.each([
+  'select (0.5::float8).setseed',
+  'select (array[0.5])[1].setseed',
+  'select $1.setseed',
+  'select s.setseed from unnest(array[0.5::float8]) s',
+  "select ('plate'::regclass).nextval",
+  'select x from t where (t.oid).lo_unlink = 1',
+  'select (1).pg_advisory_lock',
+])('a function is called without parentheses, too, behind a dot: %s', (sql) => {
+  expect(factsOf(sql).safeOnReplica).toBe(false)
+})
+
+test.each(['select setseed from t', 'select t.version, (t).name, t.now from t', 'select setseed.a from setseed'])(
+  'a column is no function: %s',
+  (sql) => {
+    expect(factsOf(sql)).toMatchObject({ safeOnReplica: true, functions: [] })
+  },
+)
+
+test.each(['delete', 'insert', 'update', 'merge'])('%s before a parenthesis is somebody’s function', (name) => {
+  expect(factsOf(`select ${name}(a, 'b') from t`)).toMatchObject({
+    because: 'unknown function',
+    functions: [name],
+    tablesWritten: [],
   })
 })
 
@@ -733,6 +769,12 @@ describe('the tables of a read', () => {
   ])('%s', (sql, tables) => {
     expect(factsOf(sql).tablesRead).toEqual(tables)
   })
+})
+
+test('a name given in parentheses is forgotten behind them, and may be given again', () => {
+  const given = '(with c as (select 1) select * from c)'
+  expect(factsOf(`select ${given}, (select 1), (select 2), ${given}`).tablesRead).toEqual([])
+  expect(factsOf(`select ${given}, (select * from c), (select * from d)`).tablesRead).toEqual(['c', 'd'])
 })
 
 describe('the summary', () => {

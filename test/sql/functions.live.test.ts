@@ -3,7 +3,13 @@
 
 import { Client } from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
-import { AGGREGATES, HARMLESS_VOLATILE_FUNCTIONS, READ_FUNCTIONS, STAYING_FUNCTIONS } from '../../src/sql/functions.ts'
+import {
+  AGGREGATES,
+  CALLED_BY_DOT,
+  HARMLESS_VOLATILE_FUNCTIONS,
+  READ_FUNCTIONS,
+  STAYING_FUNCTIONS,
+} from '../../src/sql/functions.ts'
 import { RESERVED, SYNTAX_CALLS } from '../../src/sql/keywords.ts'
 
 // Without a database nothing is provided; the project that starts one runs these tests.
@@ -45,6 +51,18 @@ describe.skipIf(url === undefined)('against pg_proc (needs a database)', () => {
 
   test('the aggregates are aggregates', () => {
     expect([...AGGREGATES].filter((name) => volatile.has(name) && !aggregates.has(name))).toEqual([])
+  })
+
+  test('every function of the lists that may be called without parentheses is known, unless pg_ tells', async () => {
+    const { rows } = await client.query<{ name: string }>(
+      `select distinct proname as name from pg_proc where pronamespace = 'pg_catalog'::regnamespace and pronargs = 1`,
+    )
+    const single = new Set(rows.map(({ name }) => name))
+    const dangerous = [...STAYING_FUNCTIONS].filter(([, { writes, stateful, waits }]) => writes || stateful || waits)
+    const unknown = dangerous.filter(
+      ([name]) => single.has(name) && !name.startsWith('pg_') && !CALLED_BY_DOT.has(name),
+    )
+    expect(unknown.map(([name]) => name)).toEqual([])
   })
 
   test('every name of the lists exists on the version they were made from', (context) => {

@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest'
 import {
   AGGREGATES,
+  CALLED_BY_DOT,
   effectOf,
   HARMLESS_VOLATILE_FUNCTIONS,
   READ_FUNCTIONS,
@@ -15,6 +16,7 @@ test('no name stands in two lists', () => {
     expect(READ_FUNCTIONS.has(name) || HARMLESS_VOLATILE_FUNCTIONS.has(name), name).toBe(false)
   }
   for (const name of HARMLESS_VOLATILE_FUNCTIONS) expect(READ_FUNCTIONS.has(name), name).toBe(false)
+  for (const name of CALLED_BY_DOT) expect(STAYING_FUNCTIONS.has(name), name).toBe(true)
   for (const name of AGGREGATES) expect(READ_FUNCTIONS.has(name), name).toBe(true)
 })
 

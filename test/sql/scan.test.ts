@@ -106,6 +106,46 @@ describe('comments', () => {
   })
 })
 
+describe('operators', () => {
+  test.each([
+    ['a=-1', ['=', '-']],
+    ['a<>+-1', ['<>', '+', '-']],
+    ['a+-+1', ['+', '-', '+']],
+    ['a*-+b', ['*', '-', '+']],
+    // These may be operators of their own, since they hold what SQL does not know.
+    ['a@-1', ['@-']],
+    ['a!=-1', ['!=-']],
+    ['a-@-1', ['-@-']],
+    ['a#-+b', ['#-+']],
+    ['a->>b', ['->>']],
+    ['a-/**/-b', ['-', '-']],
+  ])('%s', (sql, operators) => {
+    expect(tokensOf(sql).filter((token) => token.startsWith('operator'))).toEqual(
+      operators.map((text) => `operator ${text}`),
+    )
+  })
+})
+
+test.each([
+  ["a'x'", ['word a', 'literal']],
+  ["É'x'", ['word É', 'literal']],
+  ['a&b', ['word a', 'operator &', 'word b']],
+  ['U&b', ['word u', 'operator &', 'word b']],
+  ["A&'x'", ['word a', 'operator &', 'literal']],
+  ["eE'x'", ['word ee', 'literal']],
+  ['e"x"', ['word e', 'quoted x']],
+])('a single letter that only looks like a prefix is a word: %s', (sql, tokens) => {
+  expect(tokensOf(sql)).toEqual(tokens)
+})
+
+test('the tokens of a long text are the tokens of its parts', () => {
+  const part = `select "a b", Fé, 'x'::text[1] from t; `
+  const tokens = tokensOf(part)
+  for (const times of [10, 20, 2_000]) {
+    expect(tokensOf(part.repeat(times))).toEqual(Array.from({ length: times }, () => tokens).flat())
+  }
+})
+
 describe('numbers', () => {
   test.each(['1', '1.5', '.5', '5.', '1e10', '1E-5', '1.5e+3', '0x1F', '0o17', '0b11', '1_000', '1_000.5'])(
     '%s is one literal',
