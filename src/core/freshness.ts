@@ -121,6 +121,8 @@ export interface ReplicaSample {
   readonly walReceiver: boolean
   readonly receiveLsn: bigint | null
   readonly replayLsn: bigint | null
+  /** The timeline that it receives, where it says so. */
+  readonly receivedTimeline?: number | null
   readonly at: number
 }
 
@@ -135,6 +137,7 @@ const PAGE_HEADER = 40
 export type StaleReason =
   | 'not in recovery'
   | 'no WAL receiver'
+  | 'another timeline'
   | 'position unknown'
   | 'received less than replayed'
   | 'primary position unknown'
@@ -149,7 +152,8 @@ export type Freshness =
 /**
  * Whether a replica may be read from. `primaryLsn` must have been sampled after the replica was; null if the primary
  * did not answer. Then nothing newer than its last answer can be missing that is older than that answer, so for
- * `maxLagMs` after it a replica goes on serving, with a WAL receiver or without.
+ * `maxLagMs` after it a replica goes on serving, with a WAL receiver or without. `timeline` is the primary's; null where
+ * it is not known.
  */
 export function judgeReplica(
   sample: ReplicaSample,
@@ -157,13 +161,14 @@ export function judgeReplica(
   limits: LagLimits,
   history: PrimaryHistory,
   now: number,
+  timeline: number | null = null,
 ): Freshness {
   const lag = lagBehind(sample.replayLsn, primaryLsn, history, now)
   const lastKnown = primaryLsn === null ? history.lastSeen(now - limits.maxLagMs) : null
   const because =
     lastKnown === null || sample.replayLsn === null
-      ? staleBecause(sample, primaryLsn, limits, lag)
-      : staleBecause({ ...sample, walReceiver: true }, larger(lastKnown, sample.replayLsn), limits, lag)
+      ? staleBecause(sample, primaryLsn, limits, lag, timeline)
+      : staleBecause({ ...sample, walReceiver: true }, larger(lastKnown, sample.replayLsn), limits, lag, timeline)
   return because === null ? { fresh: true, lag } : { fresh: false, because, lag }
 }
 
@@ -179,14 +184,17 @@ function lagBehind(replayLsn: bigint | null, primaryLsn: bigint | null, history:
 
 // The order is that of what is worst: a server that is not a standby at all needs no other reason.
 function staleBecause(
-  { inRecovery, walReceiver, receiveLsn, replayLsn }: ReplicaSample,
+  { inRecovery, walReceiver, receiveLsn, replayLsn, receivedTimeline = null }: ReplicaSample,
   primaryLsn: bigint | null,
   limits: LagLimits,
   lag: Lag,
+  timeline: number | null,
 ): StaleReason | null {
   if (!inRecovery) return 'not in recovery'
   // Cut off: it has replayed all it has received, and would look caught up.
   if (!walReceiver) return 'no WAL receiver'
+  // It follows a primary that was, or one that is not ours: its positions mean something else.
+  if (receivedTimeline !== null && timeline !== null && receivedTimeline !== timeline) return 'another timeline'
   if (receiveLsn === null || replayLsn === null) return 'position unknown'
   if (primaryLsn === null || lag.ms === null || lag.bytes === null) return 'primary position unknown'
   // On the timeline of a primary that is gone.

@@ -68,6 +68,14 @@ export abstract class ConnectedSession {
     this.#reported.keep()
   }
 
+  get standby(): boolean | null {
+    return this.#reported.standby
+  }
+
+  onStandby(listener: (standby: boolean) => void): void {
+    this.#reported.onStandby(listener)
+  }
+
   cancel(timeoutMs: number): Promise<void> {
     return sendCancel(this.client, this.options.clock, timeoutMs)
   }

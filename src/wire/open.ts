@@ -3,7 +3,7 @@
 // where, and what to do.
 
 import { Client } from 'pg'
-import type { ConnectionTarget, SslOptions, TypeParsers } from '../config/options.ts'
+import type { ConnectionTarget, Lookup, SslOptions, TypeParsers } from '../config/options.ts'
 import { isLoopback } from '../core/tls.ts'
 import type { Clock, OpenSession, Session, Timer } from '../core/types.ts'
 import { guardAuthentication, isEncrypted, peerOf } from './auth.ts'
@@ -12,6 +12,7 @@ import { connectError } from './connect-error.ts'
 import type { SessionOptions } from './connected.ts'
 import { guardFraming } from './framing.ts'
 import type { Guard } from './framing.ts'
+import { socketsBy } from './lookup.ts'
 import { PgSession } from './pg-session.ts'
 import type { PgClient } from './pg-client.ts'
 import { ReportedSettings } from './reported.ts'
@@ -26,6 +27,8 @@ export interface OpenOptions extends SessionOptions {
   readonly ssl: SslOptions | undefined
   /** Answers servers that ask for the password in the clear, or as MD5 hash, without TLS. Default false. */
   readonly allowInsecureAuth?: boolean
+  /** How host names are looked up, anew at each connect. Default `dns.lookup`. */
+  readonly lookup?: Lookup | undefined
   readonly types: TypeParsers | undefined
   readonly applicationName: string
   /** Server settings that travel in the startup message and so survive RESET. */
@@ -95,6 +98,7 @@ type StartingClient = PgClient & { getStartupConf(): Record<string, string> }
 function newClient({ config, binding }: Prepared, options: OpenOptions): NewClient {
   if (options.types !== undefined) config.types = options.types as never
   config.application_name = options.applicationName
+  if (options.lookup !== undefined) config.stream = socketsBy(options.lookup)
   let client = new Client(config) as unknown as StartingClient
   // As libpq: nobody listens in on a Unix socket, and PostgreSQL offers no TLS there.
   if (client.host.startsWith('/') && client.connectionParameters.ssl) {

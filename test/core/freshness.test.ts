@@ -146,6 +146,22 @@ describe('a replica', () => {
     expect(judge({ replayLsn: 900n }, 1400n, 0)).toBe(true)
   })
 
+  test('that follows another timeline than the primary is on gets no reads, wherever both of them are known', () => {
+    const verdict = (receivedTimeline: number | null | undefined, timeline?: number | null): unknown => {
+      const sample = { ...caughtUp, receivedTimeline }
+      const answer = judgeReplica(sample, 1000n, limits, historyOf([1000n, 0]), 100, timeline)
+      return answer.fresh || answer.because
+    }
+    // Ahead or behind: its positions mean something else.
+    expect([verdict(1, 2), verdict(3, 2)]).toEqual(['another timeline', 'another timeline'])
+    expect([verdict(2, 2), verdict(2, null), verdict(2), verdict(null, 2), verdict(undefined, 2)]).toEqual([true, true, true, true, true]) // prettier-ignore
+    // Whoever is cut off has no timeline that he follows.
+    expect(judge({ walReceiver: false, receivedTimeline: 1 })).toBe('no WAL receiver')
+    // A primary that does not answer was on a timeline all the same.
+    const late = judgeReplica({ ...caughtUp, receivedTimeline: 1 }, null, limits, historyOf([1000n, 0]), 100, 2)
+    expect(late).toMatchObject({ fresh: false, because: 'another timeline' })
+  })
+
   test('goes on serving for maxLag after the primary has answered last, and no longer', () => {
     const history = historyOf([1000n, 0])
     const fresh = (now: number, sample = caughtUp): boolean => judgeReplica(sample, null, limits, history, now).fresh
