@@ -5,7 +5,6 @@
 import { resolveConfig } from '../src/config/resolve.ts'
 import { systemChance, systemClock } from '../src/engine/clock.ts'
 import { Engine } from '../src/engine/engine.ts'
-import { Hold } from '../src/engine/hold.ts'
 import { Listeners } from '../src/engine/listeners.ts'
 import { FactsCache } from '../src/sql/facts-of.ts'
 import { faultOf } from '../src/wire/fault-of.ts'
@@ -23,20 +22,11 @@ interface Case {
   readonly run: (calls: number) => unknown
 }
 
-async function startEngine(replicas: number): Promise<Engine> {
+async function startEngine(): Promise<Engine> {
   const server = new ScriptedServer(systemClock)
-  // What the monitor asks, as a primary and replicas answer that are level with it.
-  server.on('pg_is_in_recovery', ({ sql: asked }) => ({
-    rows: [
-      asked.includes('pg_last_wal_replay_lsn')
-        ? { recovering: 'true', received: '0/1000', replayed: '0/1000', receiving: 'true' }
-        : { recovering: 'false', lsn: '0/1000', block: '8192', segment: '16777216' },
-    ],
-  }))
-  const urls = Array.from({ length: replicas }, (_, i) => `postgres://bench@replica-${i + 1}/bench`)
   // Between its rounds a session is idle for longer than it may be without being asked whether it lives.
   const pool = { validateAfterIdle: '1h' }
-  const engine = new Engine(resolveConfig({ primary: 'postgres://bench@primary/bench', replicas: urls, pool }), {
+  const engine = new Engine(resolveConfig({ primary: 'postgres://bench@primary/bench', pool }), {
     clock: systemClock,
     chance: systemChance,
     listeners: new Listeners(),
@@ -76,19 +66,6 @@ function breakerCase({ cluster, clock }: Engine): Case {
   return { name: 'breaker: admit + settle of a query', run }
 }
 
-function routeCase({ cluster }: Engine): Case {
-  const count = cluster.replicas.length
-  const facts = new FactsCache().of(sql)
-  const hold = new Hold()
-  const run = (calls: number): unknown => {
-    let elsewhere = 0
-    for (let i = 0; i < calls; i++) if (cluster.route(hold, facts, false, [])?.node.role === 'replica') elsewhere++
-    if (elsewhere !== (count > 0 ? calls : 0)) throw new Error(`${elsewhere} of ${calls} reads went to a replica`)
-    return elsewhere
-  }
-  return { name: `route: a read, ${count} replicas`, run }
-}
-
 function factsCase(): Case {
   const facts = new FactsCache()
   // Every query arrives as a new string, and its hash must be computed anew.
@@ -108,18 +85,14 @@ function nsPerCall({ run }: Case): number {
 }
 
 const used: unknown[] = []
-const engines = await Promise.all([0, 2, 8].map((replicas) => startEngine(replicas)))
-const cases = [poolCase(engines[0]!), breakerCase(engines[0]!), ...engines.map(routeCase), factsCase()]
+const engine = await startEngine()
+const cases = [poolCase(engine), breakerCase(engine), factsCase()]
 const series = cases.map((one) => ({ one, ns: [] as number[] }))
 for (const { one } of series) nsPerCall(one)
 for (let round = 0; round < rounds; round++) {
-  for (const { one, ns } of round % 2 === 0 ? series : series.toReversed()) {
-    ns.push(nsPerCall(one))
-    // The replicas' probes are answered between the rounds, so that they stay fit for reads.
-    await new Promise((resolve) => setImmediate(resolve))
-  }
+  for (const { one, ns } of round % 2 === 0 ? series : series.toReversed()) ns.push(nsPerCall(one))
 }
-await Promise.all(engines.map((engine) => engine.stop()))
+await engine.stop()
 
 console.log(`${rounds} rounds of ${callsPerRound.toLocaleString('en-US')} calls, ns per call: median (min–max)\n`)
 for (const { one, ns } of series) {

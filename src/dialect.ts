@@ -1,27 +1,29 @@
 // The composition root: the only file that knows every room. It joins configuration, wire, engine, Kysely's
 // face and metrics, and starts nothing: no timer, no socket, until Kysely asks for the first connection.
 
-import { Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from 'kysely'
+import { Kysely, PostgresIntrospector, PostgresQueryCompiler } from 'kysely'
 import type { DatabaseIntrospector, Dialect, DialectAdapter, Driver, QueryCompiler } from 'kysely'
 import type { Registry } from 'prom-client'
-import type { Duration, SmartPgOptions } from './config/options.ts'
+import type { ConnectionSource, Duration, ReplicaOptions, SmartPgOptions } from './config/options.ts'
 import { waitMs } from './config/duration.ts'
-import { resolveConfig } from './config/resolve.ts'
+import { resolveConfig, resolveReplica } from './config/resolve.ts'
 import type { Config, NodeConfig } from './config/options.ts'
 import { ConfigError } from './core/errors.ts'
 import type { EventName, Events } from './core/events.ts'
+import { formatToken, parseToken } from './core/token.ts'
 import type { OpenSession } from './core/types.ts'
 import type { ListenOptions, NotificationListener } from './engine/channel.ts'
 import { systemChance, systemClock } from './engine/clock.ts'
 import { Engine, EngineHandle } from './engine/engine.ts'
-import type { OpenerHooks } from './engine/engine.ts'
+import type { EnginePorts, OpenerHooks } from './engine/engine.ts'
 import { lendTo } from './engine/lend.ts'
 import type { Listening } from './engine/listen.ts'
 import { Listeners } from './engine/listeners.ts'
 import type { CircuitStatus, Node } from './engine/node.ts'
 import { installBatch } from './kysely/batch.ts'
 import { SmartPgDriver } from './kysely/driver.ts'
-import { installHints } from './kysely/hints.ts'
+import { SmartPgAdapter } from './kysely/adapter.ts'
+import { installHints, onPrimary } from './kysely/hints.ts'
 import { warnOfSecondKysely } from './kysely/second-copy.ts'
 import { logTo, warnOfInsecure } from './telemetry/log.ts'
 import { registerPool, registry as exportedRegistry } from './telemetry/metrics.ts'
@@ -72,6 +74,11 @@ export interface WithClientOptions {
   readonly signal?: AbortSignal
 }
 
+export interface ReadSessionOptions {
+  /** What `currentToken()` gave elsewhere. Default: none. */
+  readonly token?: string | undefined
+}
+
 /**
  * Kysely dialect for a PostgreSQL primary with any number of replicas.
  * Throws ConfigError naming every wrong option; connects at the first query.
@@ -81,6 +88,8 @@ export class SmartPgDialect implements Dialect {
   readonly #listeners = new Listeners()
   readonly #handle: EngineHandle
   readonly #registry: Registry | undefined
+  /** As configured, with those that were added and without those that were removed. */
+  #replicas: readonly NodeConfig[]
   /** Nodes of which it was told that their connections are not safe. */
   readonly #insecure = new Set<string>()
   /** For a second copy of Kysely, which one warning names. */
@@ -88,6 +97,7 @@ export class SmartPgDialect implements Dialect {
 
   constructor(options: SmartPgOptions | string) {
     this.#config = resolveConfig(options)
+    this.#replicas = this.#config.replicas
     this.#registry = this.#config.metrics === null ? undefined : (this.#config.metrics.registry ?? exportedRegistry)
     logTo(this.#config.logger, this.#listeners)
     this.#handle = new EngineHandle(
@@ -107,12 +117,13 @@ export class SmartPgDialect implements Dialect {
   }
 
   createAdapter(): DialectAdapter {
-    return new PostgresAdapter()
+    return new SmartPgAdapter(this.#handle)
   }
 
   // oxlint-disable-next-line typescript/no-explicit-any -- Kysely's own signature
   createIntrospector(db: Kysely<any>): DatabaseIntrospector {
-    return new PostgresIntrospector(db)
+    // Migrations ask for what they have just made, or what somebody else makes at the same time.
+    return new PostgresIntrospector(onPrimary(db))
   }
 
   /**
@@ -177,6 +188,51 @@ export class SmartPgDialect implements Dialect {
     return this.#listeners.on(event, listener)
   }
 
+  /**
+   * Calls `fn` in a session of reads that see the writes of the session: each write within it, across awaits, tells where
+   * in the log it stands, and a read goes to a replica that has replayed that, or to the primary. `token` is what
+   * `currentToken()` gave in another session, be it of another process (a cookie): then reads see that as well. Sessions
+   * may be nested. With `routing.readYourWrites: 'off'` nothing waits. Throws ConfigError for a token that is none.
+   */
+  session<T>(fn: () => T): T
+  session<T>(options: ReadSessionOptions, fn: () => T): T
+  session<T>(...given: [() => T] | [ReadSessionOptions, () => T]): T {
+    const [options, fn] = given.length === 1 ? [{}, given[0]] : given
+    const token = options.token === undefined ? null : parseToken(options.token, 'session(options).token')
+    return this.#handle.engine.sessions.run(token, fn)
+  }
+
+  /**
+   * How far the log was at the last write of the session that the caller stands in, as text for a cookie or a header;
+   * undefined outside of `session()`, and before anything was written or handed in.
+   */
+  currentToken(): string | undefined {
+    const token = this.#handle.engine.sessions.current?.token ?? null
+    return token === null ? undefined : formatToken(token)
+  }
+
+  /**
+   * One more server to read from, as in `replicas`; it takes reads when it has been looked at. Throws ConfigError as the
+   * constructor does, and for a name that is taken. Default name: `replica-` and the next number.
+   */
+  addReplica(replica: ConnectionSource | ReplicaOptions): void {
+    const { engine } = this.#handle
+    const taken = engine.cluster.nodes.map(({ name }) => name)
+    const config = resolveReplica(replica, taken, this.#config)
+    engine.add(config)
+    this.#replicas = [...this.#replicas, config]
+  }
+
+  /**
+   * Takes a replica away by its name: nothing new is sent there, what runs may finish within `queryTimeout`, then its
+   * connections are closed. Throws ConfigError for a name that is none, and for the server that is the primary now.
+   */
+  async removeReplica(name: string): Promise<void> {
+    const removed = this.#handle.engine.remove(this.#node(name, 'removeReplica'))
+    this.#replicas = this.#replicas.filter((replica) => replica.name !== name)
+    await removed
+  }
+
   /** The prom-client registry with this dialect's metrics. Throws ConfigError with `metrics: false`. */
   get registry(): Registry {
     if (this.#registry !== undefined) return this.#registry
@@ -213,17 +269,18 @@ export class SmartPgDialect implements Dialect {
   }
 
   #newEngine(): Engine {
-    return new Engine(this.#config, {
+    const ports: EnginePorts = {
       clock: systemClock,
       chance: systemChance,
       listeners: this.#listeners,
       faultOf,
       opener: (node, hooks) => this.#opener(node, hooks),
-    })
+    }
+    return new Engine(this.#config, ports, this.#replicas)
   }
 
   #opener(node: NodeConfig, hooks: OpenerHooks): OpenSession {
-    const { wire, ssl, allowInsecureAuth, types, applicationName, session, statements, logger } = this.#config
+    const { wire, ssl, allowInsecureAuth, types, applicationName, session, statements, routing, logger } = this.#config
     const opener = wire === 'native' ? nativeSessionOpener : sessionOpener
     return opener({
       node: node.name,
@@ -235,6 +292,7 @@ export class SmartPgDialect implements Dialect {
       applicationName,
       settings: session.settings,
       cacheSize: statements.cacheSize,
+      lookup: routing.lookup,
       onInsecure: (message) => {
         if (!this.#insecure.has(node.name)) warnOfInsecure(logger, node.name, message)
         this.#insecure.add(node.name)

@@ -70,7 +70,8 @@ export type RetryOutcome = (typeof RETRY_OUTCOMES)[number]
 export const ROUTE_REASONS = [
   'write',
   'transaction',
-  'raw',
+  'refused',
+  'hint',
   'unknown',
   'read',
   'own-write',

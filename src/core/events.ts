@@ -57,6 +57,26 @@ export interface RetryEvent {
   readonly because: string
 }
 
+/** A standby has refused a statement, which then ran on the primary, as its text will from now on. */
+export interface RerunEvent {
+  /** The standby. */
+  readonly node: string
+  /** Verb and tables. */
+  readonly summary: string
+  /** SQLSTATE of its refusal. */
+  readonly code: string | undefined
+}
+
+/** Another server is the primary now, or none is. */
+export interface FailoverEvent {
+  readonly from: string
+  /** null: for now there is no primary. */
+  readonly to: string | null
+  readonly because: string
+  /** The new primary's, where it can tell. */
+  readonly timeline: number | null
+}
+
 /** A text runs unnamed from now on: the plan that the server kept for its name was far worse than those before. */
 export interface PlanRegressionEvent {
   readonly node: string
@@ -91,6 +111,8 @@ export interface Events {
   node: NodeEvent
   retry: RetryEvent
   'plan-regression': PlanRegressionEvent
+  rerun: RerunEvent
+  failover: FailoverEvent
   gap: GapEvent
   error: BackgroundErrorEvent
 }

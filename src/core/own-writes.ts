@@ -74,7 +74,11 @@ export class OwnWrites {
 
   /** Whether a read of these tables there sees every write of ours that has finished. null: of whatever tables. */
   covers(node: string, tables: readonly string[] | null): boolean {
-    const needed = this.#newest(tables)
+    return this.shows(node, this.newest(tables))
+  }
+
+  /** Whether the first `needed` writes of ours are visible there. */
+  shows(node: string, needed: number): boolean {
     return needed === 0 || (this.#replicas.get(node)?.shows ?? 0) >= needed
   }
 
@@ -83,7 +87,8 @@ export class OwnWrites {
     return this.#finished > (this.#samples.at(-1)?.upTo ?? 0)
   }
 
-  #newest(tables: readonly string[] | null): number {
+  /** The newest write of ours that has finished and concerns a read of these tables; 0: none. null: of whatever tables. */
+  newest(tables: readonly string[] | null): number {
     if (tables === null) return this.#finished
     let newest = this.#everything
     for (const table of tables) newest = Math.max(newest, this.#tables.get(table) ?? 0)

@@ -29,6 +29,8 @@ export interface Host {
   admitProbe(): Permit | null
   settleConnect(permit: Permit, outcome: Outcome, cause?: unknown): void
   giveBackConnect(permit: Permit): void
+  /** A connection was lost that nobody here has closed. */
+  lostOne(): void
   circuitOpen(): CircuitOpenError
   faultOf(error: unknown, during: 'connect' | 'query'): Fault
 }

@@ -2,21 +2,31 @@
 // root from a Config and the ports; it opens nothing until it is started and holds nothing once it is stopped.
 
 import type { Config, HookConnection, NodeConfig, TypeParsers } from '../config/options.ts'
+import { Balancer } from '../core/balance.ts'
+import { Catalog } from '../core/catalog.ts'
 import { ConfigError, SmartPgError } from '../core/errors.ts'
+import type { RouteExplanation } from '../core/explain.ts'
 import type { Fault } from '../core/fault.ts'
-import { PrimaryHistory } from '../core/freshness.ts'
 import { OwnWrites } from '../core/own-writes.ts'
-import { PlainTables } from '../core/plain-tables.ts'
-import { LOCK_TIMEOUT, PreparedNames, WHICH_SERVER, WHOSE_TRANSACTION, WHO_ANSWERS } from '../core/statements.ts'
+import { IDENTITY, identityOf } from '../core/identity.ts'
+import { Refusals } from '../core/refusals.ts'
+import type { Wish } from '../core/route.ts'
+import { LOCK_TIMEOUT, PreparedNames, WHOSE_TRANSACTION, WHO_ANSWERS } from '../core/statements.ts'
 import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
+import { UsualTimes } from '../core/usual-time.ts'
 import { FactsCache } from '../sql/facts-of.ts'
+import { builtInEffect } from './catalog-reader.ts'
 import { Cluster } from './cluster.ts'
 import { digest } from './digest.ts'
+import { explain } from './explain.ts'
+import { Gate } from './gate.ts'
 import type { Hold } from './hold.ts'
 import type { Listeners } from './listeners.ts'
 import { Notifications } from './listen.ts'
 import { Monitor } from './monitor.ts'
 import { Node } from './node.ts'
+import { ReadSessions } from './read-session.ts'
+import { Roles } from './roles.ts'
 
 export interface EnginePorts {
   readonly clock: Clock
@@ -52,69 +62,86 @@ export class Engine {
   readonly listeners: Listeners
   readonly faultOf: EnginePorts['faultOf']
   readonly cluster: Cluster
+  readonly roles: Roles
   readonly notifications: Notifications
+  readonly sessions = new ReadSessions()
+  /** How long texts take, on whatever server. */
+  readonly usualTimes = new UsualTimes()
+  readonly catalog: Catalog
+  /** Before reads that the primary takes because no replica will do. */
+  readonly fallbacks: Gate
   readonly #ownWrites = new OwnWrites()
-  readonly #plainTables = new PlainTables()
+  readonly #refusals = new Refusals()
   readonly onReserve: Config['onReserveConnection']
   readonly #monitor: Monitor
   readonly #facts = new FactsCache()
   readonly #names: PreparedNames
+  readonly #ports: EnginePorts
+  #started = false
 
-  constructor(config: Config, ports: EnginePorts) {
+  /** `replicas` where they are others than `config` says: some were added, or removed. */
+  constructor(config: Config, ports: EnginePorts, replicas: readonly NodeConfig[] = config.replicas) {
     this.config = config
     this.clock = ports.clock
     this.chance = ports.chance
     this.listeners = ports.listeners
     this.faultOf = ports.faultOf
     this.onReserve = config.onReserveConnection
+    this.#ports = ports
     this.#names = new PreparedNames(config.statements.prepare, digest, config.statements.never)
-    const primary = this.#newNode(config.primary, 'primary', ports)
-    const replicas = config.replicas.map((replica) => this.#newNode(replica, 'replica', ports))
-    this.notifications = new Notifications(config.primary.name, primary.open, config.primary.pool, ports)
+    this.catalog = new Catalog(config.routing.functions, builtInEffect, { systemCatalogs: 'anywhere' })
+    this.fallbacks = new Gate(config.routing.fallbackLimit, this.clock)
+    const primary = this.#newNode(config.primary, 'primary')
+    const { clock, chance, listeners } = ports
+    const readers = replicas.map((replica) => this.#newNode(replica, 'replica'))
+    this.roles = new Roles(primary, readers, config.rolesUnknown, {
+      clock,
+      listeners,
+      onTimeline: () => {
+        this.#ownWrites.newTimeline()
+        this.#monitor.newTimeline()
+      },
+      onMoved: () => this.notifications.moved(),
+    })
+    const { roles, catalog } = this
+    this.notifications = new Notifications(
+      () => roles.primary.name,
+      (how) => roles.primary.openApart(how),
+      config.primary.pool,
+      ports,
+    )
     this.#monitor = new Monitor(
-      primary,
-      replicas,
       {
-        intervalMs: config.probeIntervalMs,
+        intervalMs: config.failover.probeIntervalMs,
         connectTimeoutMs: config.primary.pool.connectTimeoutMs,
         limits: { maxLagMs: config.routing.maxLagMs, maxLagBytes: config.routing.maxLagBytes },
       },
-      {
-        ownWrites: this.#ownWrites,
-        plainTables: this.#plainTables,
-        history: new PrimaryHistory(),
-        clock: this.clock,
-        listeners: this.listeners,
-      },
+      { roles, ownWrites: this.#ownWrites, catalog, clock, chance, listeners },
     )
-    this.cluster = new Cluster(
-      primary.node,
-      replicas.map(({ node }) => node),
-      { replicas: replicas.length, ...config.routing },
-      {
-        ownWrites: this.#ownWrites,
-        plainTables: this.#plainTables,
-        monitor: this.#monitor,
-        clock: this.clock,
-        chance: this.chance,
-      },
-    )
+    this.cluster = new Cluster(config.routing, {
+      roles,
+      balancer: new Balancer(config.routing, chance),
+      ownWrites: this.#ownWrites,
+      catalog,
+      refusals: this.#refusals,
+      monitor: this.#monitor,
+      clock,
+    })
   }
 
   start(): void {
+    this.#started = true
     for (const node of this.cluster.nodes) node.pool.start()
     if (this.cluster.replicas.length > 0) this.#monitor.poke()
   }
 
-  /** Settles when every node has its first connections and every replica has been looked at. */
+  /** Settles when every node has its first connections, every replica has been looked at, and the catalog been read. */
   async ready(timeoutMs: number): Promise<void> {
     const deadline = this.clock.now() + timeoutMs
     const waits = this.cluster.nodes.map((node) => node.pool.ready(deadline))
     const settled = await Promise.allSettled(waits)
     const faults = settled.filter((one) => one.status === 'rejected').map((one) => one.reason as unknown)
-    if (faults.length === 0 && this.cluster.replicas.length > 0) {
-      await this.#monitor.look().catch((error: unknown) => faults.push(error))
-    }
+    if (faults.length === 0 && this.cluster.replicas.length > 0) faults.push(...(await this.#lookedAt()))
     if (faults.length === 0) return
     const misconfigured = faults.filter((fault) => fault instanceof ConfigError)
     if (misconfigured.length === faults.length) throw misconfigured[0]
@@ -129,28 +156,100 @@ export class Engine {
   /** Lets what runs finish, then closes every connection. Always settles. */
   async stop(): Promise<void> {
     const deadlineMs = this.config.queryTimeoutMs || 30_000
+    const closed = new SmartPgError('SMARTPG_CLOSED', 'The dialect was destroyed.', { phase: 'acquire' })
+    this.fallbacks.close(closed)
+    this.roles.stop(closed)
     const pools = this.cluster.nodes.map((node) => node.pool.close(deadlineMs))
     await Promise.all([this.notifications.close(), this.#monitor.stop(), ...pools])
   }
 
   /** Looks at every node once; what it finds stands in their health. */
   async look(): Promise<void> {
-    await this.#monitor.look().catch(() => undefined)
+    await this.#monitor.look()
+  }
+
+  /** A role may have moved: looks at every node at once. */
+  suspect(): void {
+    if (this.cluster.replicas.length > 0) this.#monitor.suspect()
+  }
+
+  /** Whether it must be looked who the primary is before anything is sent to it. */
+  unsureOf(primary: Node): boolean {
+    return this.cluster.replicas.length > 0 && this.#monitor.unsure(primary, this.clock.now())
+  }
+
+  /** Settles when every node has been looked at, whatever was found. */
+  makeSure(): Promise<void> {
+    return this.#monitor.makeSure()
+  }
+
+  /** Whether the server that a node's name leads to now says that it is a standby. */
+  isStandby(node: Node): Promise<boolean> {
+    return this.#monitor.isStandby(node)
+  }
+
+  /** Settles after a look at what the replicas have replayed, or after `ms`. */
+  async replayed(ms: number): Promise<void> {
+    await this.#monitor.glance(ms)
   }
 
   /** A write, or a transaction that wrote, has ended. */
   wrote(tables: ReadonlySet<string> | 'everything'): void {
     if (this.cluster.replicas.length === 0) return
-    this.#ownWrites.wrote(tables === 'everything' ? null : this.#plainTables.keysOf([...tables]))
+    this.#ownWrites.wrote(tables === 'everything' ? null : this.catalog.tablesWritten(tables))
   }
 
   /** What is known of the catalog may be out of date. */
   catalogChanged(): void {
-    this.#plainTables.forget()
+    this.catalog.forget()
+    this.#refusals.forget()
+    this.#monitor.catalogChanged()
+  }
+
+  /** A standby would not run this text, and the primary will be asked from now on. */
+  refused({ sql, facts }: Statement, { name, cells }: Node, code: string | undefined, because: string): void {
+    cells.reruns++
+    this.#refusals.add(sql, because, this.clock.now())
+    this.listeners.emit('rerun', { node: name, summary: facts.summary, code })
+  }
+
+  /** Why a standby has refused a text; null: none has, as far as is remembered. */
+  refusalOf(sql: string): string | null {
+    return this.#refusals.of(sql, this.clock.now())
+  }
+
+  /** Where a statement would run now, and why; asks nobody. */
+  explain(statement: Statement, wish: Wish | undefined): RouteExplanation {
+    return explain(this, statement, wish)
+  }
+
+  /** One more server to read from. Throws ConfigError when its name is taken. */
+  add(config: NodeConfig): Node {
+    const node = this.#newNode(config, 'replica')
+    this.roles.add(node)
+    this.#monitor.watch(node)
+    if (this.#started) {
+      node.pool.start()
+      this.#monitor.suspect()
+    }
+    return node
+  }
+
+  /** Nothing is sent there any more; what runs may finish. Throws ConfigError for the primary. */
+  async remove(node: Node): Promise<void> {
+    this.roles.remove(node)
+    await Promise.all([this.#monitor.forget(node), node.pool.close(this.config.queryTimeoutMs || 30_000)])
+  }
+
+  async #lookedAt(): Promise<unknown[]> {
+    await this.#monitor.look()
+    await this.#monitor.catalogRead()
+    const faults = this.cluster.nodes.map((node) => this.#monitor.faultOf(node)).filter((fault) => fault !== null)
+    return faults.length === 0 && this.roles.vacant ? [this.roles.noPrimary(0)] : faults
   }
 
   statement(sql: string, parameters: readonly unknown[]): Statement {
-    return { sql, parameters, facts: this.#facts.of(sql) }
+    return { sql, parameters, facts: this.catalog.judge(this.#facts.of(sql)) }
   }
 
   /** The name to run a text under on this node; counts that it was seen. */
@@ -193,40 +292,67 @@ export class Engine {
     return { executeQuery: async ({ sql, parameters }) => session.send(this.statement(sql, parameters)) }
   }
 
-  #newNode(config: NodeConfig, role: Role, ports: EnginePorts): { node: Node; open: OpenSession } {
+  #newNode(config: NodeConfig, role: Role): Node {
+    const ports = this.#ports
     const hooks: OpenerHooks = {
       onAddress: (host, port) => (node.address = { host, port }),
       onStatementsUnreliable: () => this.#names.markUnreliable(),
       onStatementsOutdated: (name) => this.#names.outdated(name),
       mayBePooled: () => node.behindPooler !== false,
     }
-    const open = ports.opener(config, hooks)
     // What the server says of itself, whatever the user's type parsers make of it.
     const ownHooks = { ...hooks, types: AS_TEXT }
     const { onCreateConnection, session } = this.config
     const restore = (fresh: Session): Promise<void> => this.#initSession(fresh)
     const node: Node = new Node(config, role, this.config.breaker, {
       ...ports,
-      open,
+      open: ports.opener(config, hooks),
+      openApart: ports.opener(config, ownHooks),
       openBeside: ports.opener(config, { ...ownHooks, aside: true }),
       prepare: async (fresh) => {
         node.behindPooler ??= await answersForAnother(fresh)
         // An address may stand for several servers: each connection may be with another one.
-        if (node.behindPooler === false) await whichServer(fresh, node)
+        if (node.behindPooler === false) await this.#identify(fresh, node)
         if (session.init !== undefined) await this.#initSession(fresh)
         if (onCreateConnection !== undefined) await onCreateConnection(this.hookConnection(fresh))
         if (this.config.transactions.resolveCommit) node.knowsTransactions ??= await knowsTransactions(fresh)
         // Behind a pooler nobody knows on which connection a setting would stay.
         const mayDiffer = config.pool.pipelineWrites && node.behindPooler === false
         if (mayDiffer) node.lockTimeout ??= await lockTimeoutOf(fresh)
+        fresh.onStandby(() => this.#roleSeen(fresh, node))
+        this.#roleSeen(fresh, node)
       },
       // What onCreateConnection set up cannot be told from what a lease left behind.
       restore: onCreateConnection === undefined ? restore : null,
+      onTrouble: () => this.#troubled(node),
       queryTimeoutMs: this.config.queryTimeoutMs,
       retryShare: this.config.retry.budget,
       pipelines: this.config.wire === 'native',
     })
-    return { node, open: ports.opener(config, ownHooks) }
+    return node
+  }
+
+  /** Which of the servers behind its address this is; and one of another cluster is none of them. */
+  async #identify(session: Session, node: Node): Promise<void> {
+    const identity = await identify(session)
+    if (identity === null) return
+    const { server, systemIdentifier } = identity
+    if (server !== null) node.servers.set(session, server)
+    const ours = this.roles.systemIdentifier
+    // Where there is one address only, it says which cluster is meant.
+    if (systemIdentifier === null || ours === null || this.cluster.replicas.length === 0) return
+    if (systemIdentifier !== ours) throw anotherCluster(node, systemIdentifier, ours)
+  }
+
+  /** The server says that it is a standby, or that it is none. */
+  #roleSeen({ standby }: Session, node: Node): void {
+    if (standby === null || this.cluster.replicas.length === 0) return
+    if (standby === (node.role === 'primary')) this.#monitor.suspect()
+  }
+
+  /** The primary could not be connected to, or a connection to it was lost: is another one the primary now? */
+  #troubled(node: Node): void {
+    if (node.role === 'primary' && this.cluster.replicas.length > 0) this.#monitor.suspect()
   }
 
   async #initSession(session: Session): Promise<void> {
@@ -237,14 +363,21 @@ export class Engine {
 }
 
 /** A server that cannot be asked is never taken for one that was. */
-async function whichServer(session: Session, { servers }: Node): Promise<void> {
+async function identify(session: Session): Promise<ReturnType<typeof identityOf> | null> {
   try {
-    const { rows } = await session.send(WHICH_SERVER)
-    const server = rows[0]?.['server']
-    if (typeof server === 'string') servers.set(session, server)
+    const { rows } = await session.send(IDENTITY)
+    return identityOf(rows[0] ?? {})
   } catch (error) {
     if (session.lost !== null) throw error
+    return null
   }
+}
+
+function anotherCluster({ name }: Node, received: string, ours: string): ConfigError {
+  const expected = `a server of this cluster (${ours})`
+  return new ConfigError([
+    { path: name, received: `a server of another one (system_identifier ${received})`, expected },
+  ])
 }
 
 /** What the user's own settings make of lock_timeout. A type parser of his may make of it what it likes. */

@@ -2,6 +2,8 @@
 // else is a synchronous question to core. Each step says why it stands where it stands.
 
 import { mayCommit } from '../core/commit-fate.ts'
+import { cannotTravel, mayTravel } from '../core/hint.ts'
+import type { Wish } from '../core/route.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Facts, Rows, Statement } from '../core/types.ts'
 import { beginWith, neverBegan, savedRoundTrip } from './begin.ts'
@@ -11,26 +13,35 @@ import type { Engine } from './engine.ts'
 import { failed, waitsAlone } from './failure.ts'
 import type { Hold } from './hold.ts'
 import { answerWithId, asksForId, commitSent, knowingId, resolveCommit } from './resolve-commit.ts'
+import { answerWithPosition, asksForPosition } from './position.ts'
+import { nextPrimary } from './next-primary.ts'
 import { hasWaited, named } from './run.ts'
 import type { Run } from './run.ts'
 import type { Seat } from './seat.ts'
 import { afterwards, count, tell, watchPlan } from './settle.ts'
+
+/** What its caller says of a statement beside its text. */
+export interface Asked {
+  readonly signal?: AbortSignal | undefined
+  /** How long it may take, milliseconds; 0: as long as it takes. Default: as it is configured. */
+  readonly timeoutMs?: number | undefined
+  readonly wish?: Wish | undefined
+}
 
 /** Runs one statement for a lease. Rejects with PostgreSQL's error, with one of ours, or with the signal's reason. */
 export async function execute(
   engine: Engine,
   hold: Hold,
   statement: Statement,
-  raw: boolean,
-  signal?: AbortSignal,
-  timeoutMs?: number,
+  { signal, timeoutMs, wish }: Asked = {},
 ): Promise<Rows> {
   const startedAt = engine.clock.now()
   const run: Run = {
     engine,
     hold,
     statement,
-    raw,
+    wish,
+    session: engine.sessions.current,
     signal,
     ownTimeoutMs: timeoutMs,
     startedAt,
@@ -50,10 +61,19 @@ export async function execute(
     exempt: false,
     wasLost: false,
     looked: false,
+    searchedMs: 0,
+    madeSure: false,
+    awaitedReplay: false,
+    helped: false,
+    demotions: 0,
+    demoted: false,
+    saidStandby: false,
     commit: null,
     untold: null,
     failure: undefined,
   }
+  hold.vouched = wish?.target === 'replica' && hold.transaction === 'none'
+  if (hold.vouched && !mayTravel(statement.facts)) throw cannotTravel(statement.facts)
   try {
     for (;;) {
       run.attempt++
@@ -87,6 +107,7 @@ export async function execute(
         }
         const step = failed(run, seat, error)
         if (run.untold !== null) return await resolveCommit(run, seat, run.untold)
+        if (run.demoted) await nextPrimary(run, error)
         if (step === null) throw hold.failure
         // The backoff last: the connection is back in its pool while nobody needs it.
         if (step.after > 0) await pause(engine.clock, step.after, signal)
@@ -96,11 +117,17 @@ export async function execute(
   } finally {
     // Whoever waited for the BEGIN that it took along goes on now, and finds what has become of it.
     run.opening?.ended(run.refusal, run.beginSent)
+    if (run.helped) engine.fallbacks.leave()
   }
 }
 
 /** Not async, because most statements are sent as they are. */
 function deliver(run: Run, seat: Seat): Promise<Rows> {
+  const answer = send(run, seat)
+  return asksForPosition(run) ? answerWithPosition(run, seat, answer) : answer
+}
+
+function send(run: Run, seat: Seat): Promise<Rows> {
   const { hold, begin } = run
   // Named as late as possible: the name is about the server's memory, not about the statement.
   const statement = named(run)
@@ -157,7 +184,12 @@ function answered(run: Run, seat: Seat, rows: Rows): void {
   hold.kept ||= run.wasInTransaction && mayCommit(statement.facts)
   if (rows.executions !== undefined && run.alone) watchPlan(engine, hold, seat, statement, run, rows.executions, now)
   afterwards(engine, hold, seat, now)
-  hold.node!.settleQuery(seat.permit, 'success', now, undefined, run.exempt ? 0 : now - run.sentAt)
+  const tookMs = now - run.sentAt
+  hold.node!.settleQuery(seat.permit, 'success', now, undefined, run.exempt ? 0 : tookMs)
+  if (engine.cluster.replicas.length > 0) {
+    const usualMs = engine.usualTimes.learn(statement.facts, tookMs, now)
+    hold.node!.standing.answered(true, tookMs, now, usualMs)
+  }
   seat.permit = null
   count(hold, statement, run, undefined, now)
   tell(engine, hold, statement, run, undefined)

@@ -34,10 +34,17 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
   const tells = sent && (fault.breaker !== 'ignore' || saidByServer(fault))
   if (tells) node.settleQuery(seat.permit, fault.breaker, now, error, run.exempt ? 0 : now - run.sentAt)
   else if (seat.permit !== null) node.giveBackQuery(seat.permit)
+  if (tells && fault.breaker !== 'ignore' && engine.cluster.replicas.length > 0) {
+    const answered = fault.breaker === 'success'
+    // No answer in time says something of its pace; an error of the statement's own says nothing.
+    node.standing.answered(answered, now - run.sentAt, now, answered ? 0 : engine.usualTimes.of(statement.facts))
+  }
   seat.permit = null
   count(hold, statement, run, fault, now)
   if (fault.dropsConnection && hold.pooled !== null) hold.discard = true
   const { attempts, baseMs, maxMs } = engine.config.retry
+  run.demoted = isDemoted(run, seat, fault)
+  run.saidStandby = seat.session.standby === true
   const step = nextStep(
     {
       fault,
@@ -47,12 +54,12 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
       inTransaction:
         run.healed ||
         hold.settled > 0 ||
-        (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe))),
+        (wasInTransaction && (begin === null || (sent && !statement.facts.retrySafe && !run.demoted))),
       keepsSession: hold.settled > 0 && !wasInTransaction,
       committing:
         wasInTransaction &&
         (statement.facts.verb === 'commit' || (fault.dropsConnection && mayCommit(statement.facts))),
-      onReplica: node.role === 'replica',
+      onReplica: node.role === 'replica' || run.demoted,
       triedElsewhere: failedOn.length > 0,
       attempt,
       attempts,
@@ -63,6 +70,7 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
     engine.chance,
   )
   if (step.do === 'fail') {
+    run.demoted = false
     hold.settled++
     if (!node.retries.left(now) && fault.retry !== 'never') node.cells.retries[fault.class].refused++
     else if (attempt > 1) node.cells.retries[fault.class].failed++
@@ -78,7 +86,9 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
   }
   node.retries.take(now)
   node.cells.retries[fault.class].ok++
-  if (step.where === 'primary' && fault.class === 'read-only') node.cells.reruns++
+  if (step.where === 'primary' && fault.class === 'read-only' && !run.demoted) {
+    engine.refused(statement, node, fault.code, messageOf(cause))
+  }
   engine.listeners.emit('retry', { node: node.name, attempt, fault: fault.class, because: step.because })
   failedOn.push(node)
   run.failure = cause
@@ -86,6 +96,23 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
   hold.begin = begin
   hold.forcePrimary ||= step.where === 'primary'
   return step
+}
+
+/** Refused as read-only by what should be the primary, and not in a transaction that its caller has made read-only. */
+function isDemoted(
+  { engine, hold, wasInTransaction, begin, demotions }: Run,
+  { session }: Seat,
+  fault: Fault,
+): boolean {
+  if (fault.class !== 'read-only' || hold.node!.role !== 'primary' || session.standby === false) return false
+  // Whatever becomes of the statement.
+  engine.suspect()
+  if (hold.transaction === 'read-only' || (wasInTransaction && begin === null)) return false
+  return demotions + 1 < engine.config.failover.attempts
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }
 
 function timedOut({ hold, statement, timeoutMs, ownTimeoutMs }: Run, cause: unknown): SmartPgError {

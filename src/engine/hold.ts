@@ -63,6 +63,8 @@ export class Hold {
   kept = false
   /** It read from a replica outside a transaction: whatever comes next belongs on the primary. */
   readOnReplica = false
+  /** Its caller asks for a replica (`db.onReplica()`) and so vouches for all that he sends. */
+  vouched = false
   /** Whatever comes, the primary: an earlier try was sent there, or a read on a replica came first. */
   forcePrimary = false
   /** Streams and the like: statements that may take as long as they take. */
@@ -76,7 +78,7 @@ export class Hold {
 
   /** The connection the next statement goes to; null when one must be found first. */
   get bound(): PooledSession | null {
-    return this.readOnReplica && !this.inTransaction ? null : this.pooled
+    return this.readOnReplica && !this.vouched && !this.inTransaction ? null : this.pooled
   }
 
   /** A caller of `db.connection()`: outside a transaction, and not at its first statement. */

@@ -39,7 +39,7 @@ const STEADY_MS = 5_000
 const CHANNELS_HEARD = 'select count(*)::text as n from pg_listening_channels()'
 
 export class Notifications {
-  readonly #node: string
+  readonly #nodeNow: () => string
   readonly #open: OpenSession
   readonly #config: NodePoolConfig
   readonly #ports: ListenPorts
@@ -61,11 +61,16 @@ export class Notifications {
   #warned = false
   #closed = false
 
-  constructor(node: string, open: OpenSession, config: NodePoolConfig, ports: ListenPorts) {
-    this.#node = node
+  constructor(node: () => string, open: OpenSession, config: NodePoolConfig, ports: ListenPorts) {
+    this.#nodeNow = node
     this.#open = open
     this.#config = config
     this.#ports = ports
+  }
+
+  /** Where it listens: at the primary, whoever that is now. */
+  get #node(): string {
+    return this.#nodeNow()
   }
 
   /**
@@ -90,6 +95,11 @@ export class Notifications {
     let left: Promise<void> | undefined
     const leave = (): Promise<void> => (left ??= this.#leave(channel, listener))
     return { channel: name, [Symbol.dispose]: () => void leave(), [Symbol.asyncDispose]: leave }
+  }
+
+  /** Another server is the primary: nobody notifies at the old one any more. */
+  moved(): void {
+    this.#session?.destroy(new Error('another server is the primary now'))
   }
 
   /** Ends every listener, rejects who waits, says goodbye. Always settles. */

@@ -1,16 +1,24 @@
-// Asks the nodes for role, lag and replayed position, on connections of its own, so that an exhausted pool
-// cannot make a healthy replica look dead. It runs while there are reads to route and rests otherwise; a read
-// that found this process's own writes not yet replayed makes it look every few milliseconds until they are.
+// Asks the nodes for role, lag and replayed position, on connections of its own, so that an exhausted pool cannot make
+// a healthy replica look dead. It runs while there are statements to route and rests otherwise; a read that found this
+// process's own writes not yet replayed makes it look every few milliseconds until they are, and so does a primary
+// that is gone until there is another one. What it sees it hands to core: who is primary, who is fit to be read from.
 
-import type { PrimaryHistory, ReplicaSample } from '../core/freshness.ts'
-import { judgeReplica, parseLsn, settleLsn } from '../core/freshness.ts'
+import { elect } from '../core/election.ts'
+import type { Known, NodeView } from '../core/election.ts'
+import { PrimaryHistory, judgeReplica, settleLsn } from '../core/freshness.ts'
+import { NODE_SQL, sampleOf } from '../core/node-sample.ts'
+import type { NodeSample } from '../core/node-sample.ts'
+import { reviewOutliers } from '../core/ejection.ts'
 import type { OwnWrites } from '../core/own-writes.ts'
-import { PLAIN_TABLES_SQL } from '../core/plain-tables.ts'
-import type { PlainTables } from '../core/plain-tables.ts'
-import type { Clock, OpenSession, Timer } from '../core/types.ts'
+import type { Catalog } from '../core/catalog.ts'
+import { READ_FACTS } from '../core/statements.ts'
+import type { Chance, Clock, Row, Session, Timer } from '../core/types.ts'
+import { readCatalog } from './catalog-reader.ts'
+import { within } from './clock.ts'
 import type { Listeners } from './listeners.ts'
 import type { Node } from './node.ts'
 import { Probe } from './probe.ts'
+import type { Roles } from './roles.ts'
 
 export interface MonitorOptions {
   readonly intervalMs: number
@@ -18,69 +26,94 @@ export interface MonitorOptions {
   readonly limits: { readonly maxLagMs: number; readonly maxLagBytes: number }
 }
 
+export interface MonitorPorts {
+  readonly roles: Roles
+  readonly ownWrites: OwnWrites
+  readonly catalog: Catalog
+  readonly clock: Clock
+  readonly chance: Chance
+  readonly listeners: Listeners
+}
+
 /**
  * Between two looks while reads go to the primary because of our own writes. A replica has mostly replayed them at
  * the first look; where writes never pause it never has, and looking more often would only cost.
  */
 const HURRY_MS = { first: 2, last: 128 }
+/** Between two looks while there is no primary: whoever writes waits for it. */
+const SEARCH_MS = 50
+/** Between two looks by connections of their own, while there is no primary. */
+const ANEW_MS = 1_000
+/** A replica that is to follow another primary has found it by then, or somebody has to help it. */
+const SETTLING_MS = 5_000
+/** A node that takes longer to answer is not waited for: others must not look old because of it. */
+const PATIENCE_MS = 250
+/** The same failure of the same node is told again after this. */
+const TOLD_AGAIN_MS = 5_000
 /** The catalog is read again after this, and after a definition that passes through here. */
-const CATALOG_MS = 30_000
-/** Without reads for this long the monitor rests. */
+const CATALOG_MS = { again: 30_000, afterFailure: 5_000, atMost: 30_000 }
+/** Nothing is known of it. */
+const ANOTHER_CLUSTER: Known = { timeline: 0, systemIdentifier: null }
+/** After the goodbye the server closes the socket at once or not at all. */
+const CLOSE_GRACE_MS = 2_000
+/** Without statements to route for this long the monitor rests. */
 const REST_AFTER_MS = 10_000
 
-const PRIMARY_SQL = `select pg_is_in_recovery() as recovering,
-  case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn() end::text as lsn,
-  current_setting('wal_block_size') as block, (select setting from pg_settings where name = 'wal_segment_size') as segment`
-const REPLICA_SQL = `select pg_is_in_recovery()::text as recovering, pg_last_wal_receive_lsn()::text as received,
-  pg_last_wal_replay_lsn()::text as replayed, exists (select from pg_stat_wal_receiver)::text as receiving`
-
 export class Monitor {
-  readonly #primary: Probe
-  readonly #replicas: readonly Probe[]
-  readonly #ownWrites: OwnWrites
-  readonly #plainTables: PlainTables
-  readonly #history: PrimaryHistory
+  readonly #probes = new Map<Node, Probe>()
   readonly #options: MonitorOptions
-  readonly #clock: Clock
-  readonly #listeners: Listeners
+  readonly #ports: MonitorPorts
+  #history = new PrimaryHistory()
   #running: Promise<void> | null = null
-  #lastRound: Promise<unknown[]> = Promise.resolve([])
+  #lastRound: Promise<void> = Promise.resolve()
+  /** The one after that, while it has not begun. */
+  #nextRound: { judging: boolean; readonly done: Promise<void> } | null = null
   #stopped = false
-  #readAt = 0
-  #judgedAt = 0
-  #catalogAt = 0
+  readonly #stopping = new AbortController()
+  #askedForAt = 0
+  #judgedAt = Number.NEGATIVE_INFINITY
+  #catalogDueAt = Number.NEGATIVE_INFINITY
+  #catalogSession: Session | null = null
+  #readingCatalog: Promise<void> | null = null
   #hurried = false
   #hurryMs = HURRY_MS.first
+  /** Something has happened that may have moved a role. */
+  #suspected = false
+  /** Since when the primary is known to be it: false from the start, and from a trouble with it, until the next look. */
+  #sure = false
+  #connectedAt = Number.NEGATIVE_INFINITY
+  #making: Promise<void> | null = null
+  #askingAnew: Promise<boolean> | null = null
   /** The pause between two rounds. */
   #resting: { readonly end: () => void; timer: Timer } | null = null
 
-  constructor(
-    primary: { node: Node; open: OpenSession },
-    replicas: readonly { node: Node; open: OpenSession }[],
-    options: MonitorOptions,
-    ports: {
-      ownWrites: OwnWrites
-      plainTables: PlainTables
-      history: PrimaryHistory
-      clock: Clock
-      listeners: Listeners
-    },
-  ) {
-    const probe = ({ node, open }: { node: Node; open: OpenSession }): Probe =>
-      new Probe(node, open, ports.clock, options.connectTimeoutMs)
-    this.#primary = probe(primary)
-    this.#replicas = replicas.map(probe)
+  constructor(options: MonitorOptions, ports: MonitorPorts) {
     this.#options = options
-    this.#ownWrites = ports.ownWrites
-    this.#plainTables = ports.plainTables
-    this.#history = ports.history
-    this.#clock = ports.clock
-    this.#listeners = ports.listeners
+    this.#ports = ports
+    for (const node of ports.roles.nodes) this.watch(node)
   }
 
-  /** A read that may go to a replica is being routed. */
+  /** From now on this node is looked at, too. */
+  watch(node: Node): void {
+    const probe = new Probe(node, {
+      clock: this.#ports.clock,
+      connectTimeoutMs: this.#options.connectTimeoutMs,
+      onStandby: () => this.suspect(),
+      onLost: (_, because) => this.#lost(probe, because),
+    })
+    this.#probes.set(node, probe)
+  }
+
+  async forget(node: Node): Promise<void> {
+    const probe = this.#probes.get(node)
+    this.#probes.delete(node)
+    this.#ports.ownWrites.drop(node.name)
+    await probe?.close()
+  }
+
+  /** A statement for which it matters is being routed. */
   poke(): void {
-    this.#readAt = this.#clock.now()
+    this.#askedForAt = this.#ports.clock.now()
     if (this.#running === null && !this.#stopped) this.#running = this.#run().finally(() => (this.#running = null))
   }
 
@@ -88,9 +121,16 @@ export class Monitor {
   hurry(): void {
     if (this.#hurried) return
     this.#hurried = true
-    if (this.#resting === null) return
-    this.#clock.clearTimeout(this.#resting.timer)
-    this.#resting.timer = this.#clock.setTimeout(this.#resting.end, this.#hurryMs)
+    this.#wake(this.#hurryMs)
+  }
+
+  /** A role may have moved: looks at every node now. */
+  suspect(): void {
+    this.#sure = false
+    if (this.#suspected) return
+    this.#suspected = true
+    this.poke()
+    this.#wake(0)
   }
 
   /** Whether what was seen of a node is recent enough to rely on. */
@@ -98,131 +138,312 @@ export class Monitor {
     return now - node.health.at <= Math.max(3_000, 3 * this.#options.intervalMs)
   }
 
-  /** One full look at every node, at once; rejects with the first node's fault. */
-  async look(): Promise<void> {
-    const faults = await this.#round(true)
-    if (faults.length > 0) throw faults[0]
+  /** The primary's position when it was asked last; null: it did not say. */
+  get primaryLsn(): bigint | null {
+    return this.#probes.get(this.#ports.roles.primary)?.sample?.insertLsn ?? null
+  }
+
+  /** One full look at every node, at once. */
+  look(): Promise<void> {
+    return this.#round(true)
+  }
+
+  /**
+   * Whether whoever was the primary may be another one's by now: nobody has looked since the start, or since it lost a
+   * connection. As long as one of its connections stands it has not been restarted, as what or whoever's it may be.
+   */
+  unsure({ pool }: Node, now: number): boolean {
+    return !this.#sure || (!pool.hasSessions && now - this.#judgedAt > 3 * this.#options.intervalMs)
+  }
+
+  /** Settles when every node has been looked at, whatever was found; for all who ask meanwhile it is one look. */
+  makeSure(): Promise<void> {
+    return (this.#making ??= this.#round(true).finally(() => (this.#making = null)))
+  }
+
+  /** Settles after one more look at what the replicas have replayed, or after `ms`. */
+  async glance(ms: number): Promise<void> {
+    const { clock } = this.#ports
+    let timer: Timer = null
+    const late = new Promise<void>((end) => (timer = clock.setTimeout(end, ms, 'awaited')))
+    await Promise.race([this.#round(false), late])
+    clock.clearTimeout(timer)
+  }
+
+  /** Whether the server that a node's name leads to now says that it is a standby. One question for all who ask meanwhile. */
+  isStandby(node: Node): Promise<boolean> {
+    return (this.#askingAnew ??= this.#isStandby(node).finally(() => (this.#askingAnew = null)))
+  }
+
+  async #isStandby(node: Node): Promise<boolean> {
+    const probe = this.#probes.get(node)
+    // A name may lead to another server than the connection that stands.
+    await probe?.rest()
+    await this.#lookAt(node)
+    return probe?.fault === null && probe.sample!.inRecovery
+  }
+
+  /** Why a node did not answer when it was asked last; null: it did. */
+  faultOf(node: Node): unknown {
+    return this.#probes.get(node)?.fault ?? null
+  }
+
+  /** What the catalog says may be out of date. */
+  catalogChanged(): void {
+    this.#catalogDueAt = Number.NEGATIVE_INFINITY
+  }
+
+  /** Settles when the catalog has been read, or could not be. */
+  catalogRead(): Promise<void> {
+    return this.#readCatalog()
   }
 
   async stop(): Promise<void> {
     this.#stopped = true
-    this.#clock.clearTimeout(this.#resting?.timer)
+    this.#stopping.abort(new Error('the dialect was destroyed'))
+    this.#ports.clock.clearTimeout(this.#resting?.timer)
     this.#resting?.end()
+    this.#catalogSession?.destroy(new Error('the dialect was destroyed'))
+    await Promise.all([...this.#probes.values()].map((probe) => probe.close()))
     await this.#running
     await this.#lastRound
-    await Promise.all([this.#primary, ...this.#replicas].map((probe) => probe.close()))
+    await this.#readingCatalog
+    await Promise.all([...this.#probes.values()].map((probe) => probe.close()))
+  }
+
+  /** Positions in the log mean something else from now on. */
+  newTimeline(): void {
+    this.#history = new PrimaryHistory()
   }
 
   async #run(): Promise<void> {
-    while (!this.#stopped && this.#clock.now() - this.#readAt < REST_AFTER_MS) {
+    const { clock, ownWrites, roles } = this.#ports
+    while (!this.#stopped && clock.now() - this.#askedForAt < REST_AFTER_MS) {
       this.#hurried = false
-      await this.#round()
-      const shown = this.#replicas.some(({ node }) => this.#ownWrites.covers(node.name, null))
+      const suspected = this.#suspected
+      this.#suspected = false
+      await this.#round(suspected)
+      const shown = roles.replicas.some(({ name }) => ownWrites.covers(name, null))
       this.#hurryMs = shown ? HURRY_MS.first : Math.min(HURRY_MS.last, this.#hurryMs * 2)
       await this.#pause()
       this.#resting = null
     }
     // A database that sleeps when nobody asks shall not be kept awake.
-    if (!this.#stopped) await Promise.all([this.#primary, ...this.#replicas].map((probe) => probe.close()))
+    if (!this.#stopped) await Promise.all([...this.#probes.values()].map((probe) => probe.rest()))
   }
 
   #pause(): Promise<void> {
     if (this.#stopped) return Promise.resolve()
     return new Promise((end) => {
-      this.#resting = {
-        end,
-        timer: this.#clock.setTimeout(end, this.#hurried ? this.#hurryMs : this.#options.intervalMs),
-      }
+      this.#resting = { end, timer: this.#ports.clock.setTimeout(end, this.#pauseMs) }
     })
   }
 
-  /** One round at a time, each after the one before: two would open two connections and compare mixed answers. */
-  #round(judging = false): Promise<unknown[]> {
-    this.#lastRound = this.#lastRound.then(() => this.#ask(judging))
-    return this.#lastRound
+  get #pauseMs(): number {
+    if (this.#suspected) return 0
+    if (this.#searching) return Math.min(SEARCH_MS, this.#options.intervalMs)
+    return this.#hurried ? this.#hurryMs : this.#options.intervalMs
   }
 
-  async #ask(judging: boolean): Promise<unknown[]> {
-    if (this.#stopped) return []
-    const faults: unknown[] = []
-    const note = (error: unknown): null => {
-      faults.push(error)
-      return null
+  /** There is no primary, or it does not answer, or it has just become it and no replica is known to follow it. */
+  get #searching(): boolean {
+    const { clock, roles } = this.#ports
+    if (roles.vacant || this.faultOf(roles.primary) !== null) return true
+    const settling = clock.now() - roles.movedAt < SETTLING_MS
+    return settling && !roles.replicas.some(({ health }) => health.fit)
+  }
+
+  #wake(ms: number): void {
+    if (this.#resting === null) return
+    const { clock } = this.#ports
+    clock.clearTimeout(this.#resting.timer)
+    this.#resting.timer = clock.setTimeout(this.#resting.end, ms)
+  }
+
+  /** One round at a time, each after the one before: two would compare mixed answers. */
+  #round(judging: boolean): Promise<void> {
+    // Whoever comes before it has begun is answered by the same one.
+    if (this.#nextRound !== null) {
+      this.#nextRound.judging ||= judging
+      return this.#nextRound.done
     }
+    const done: Promise<void> = this.#lastRound.then(() => {
+      const now = this.#nextRound!.judging
+      this.#nextRound = null
+      return this.#lookAround(now)
+    })
+    this.#nextRound = { judging, done }
+    return (this.#lastRound = done)
+  }
+
+  async #lookAround(judging: boolean): Promise<void> {
+    if (this.#stopped) return
+    const { clock, ownWrites, roles } = this.#ports
+    if (roles.vacant) await this.#connectAnew()
     // Before the replicas are asked: what they have replayed is compared with where our writes ended.
-    if (this.#ownWrites.pending()) await this.#samplePrimary().catch(note)
-    const samples = await Promise.all(this.#replicas.map((probe) => this.#sampleReplica(probe).catch(note)))
-    const now = this.#clock.now()
-    if (!judging && now - this.#judgedAt < this.#options.intervalMs) return faults
+    if (ownWrites.pending()) await this.#ask([roles.primary])
+    await this.#ask(roles.replicas)
+    const now = clock.now()
+    const due = now - this.#judgedAt >= this.#options.intervalMs
+    if (!judging && !due && !this.#searching) return
     this.#judgedAt = now
     // After them: a replica that is ahead of the primary is on another timeline.
-    const lsn = await this.#samplePrimary().catch(note)
-    this.#judgePrimary(faults.at(-1), lsn !== null)
-    if (lsn !== null) this.#history.add(lsn, this.#clock.now())
-    if (lsn !== null) await this.#readCatalog().catch(note)
-    this.#replicas.forEach((probe, i) => this.#judge(probe.node, samples[i] ?? null, lsn))
-    return faults
-  }
-
-  /** Beside the traffic; until it is known, every own write counts for every read. */
-  async #readCatalog(): Promise<void> {
-    const now = this.#clock.now()
-    if (this.#plainTables.known && now - this.#catalogAt < CATALOG_MS) return
-    this.#catalogAt = now
-    const { version } = this.#plainTables
-    const rows = await this.#primary.ask(PLAIN_TABLES_SQL)
-    this.#plainTables.learn(
-      rows.map((row) => String(row['name'])),
-      version,
-    )
-  }
-
-  async #samplePrimary(): Promise<bigint | null> {
-    const upTo = this.#ownWrites.finished
-    try {
-      const [row] = await this.#primary.ask(PRIMARY_SQL)
-      if (typeof row?.['lsn'] !== 'string') return null
-      const lsn = parseLsn(row['lsn'])
-      // Past a page header stands a position that an idle, caught-up replica never reaches.
-      this.#ownWrites.sampled(settleLsn(lsn, Number(row['block']), Number(row['segment'])), upTo)
-      return lsn
-    } catch (error) {
-      this.#listeners.emit('error', { node: this.#primary.node.name, during: 'probe', error })
-      throw error
+    const before = roles.primary
+    await this.#ask([before])
+    this.#elect()
+    if (roles.primary !== before) {
+      // Whoever was compared with the one before is compared with this one.
+      await this.#ask(roles.replicas)
+      await this.#ask([roles.primary])
     }
+    this.#sure = !roles.vacant && this.faultOf(roles.primary) === null
+    this.#judge()
+    if (roles.primary.health.up && !roles.vacant) void this.#readCatalog()
   }
 
-  async #sampleReplica(probe: Probe): Promise<ReplicaSample> {
+  /** While nobody is the primary a name may come to mean another server, which what is open does not see. */
+  async #connectAnew(): Promise<void> {
+    const now = this.#ports.clock.now()
+    if (now - this.#connectedAt < ANEW_MS) return
+    this.#connectedAt = now
+    const standbys = [...this.#probes.values()].filter(({ fault, looking }) => fault === null && looking === null)
+    await Promise.all(standbys.map((probe) => probe.rest()))
+  }
+
+  /** Settles when all have answered, or those that answer at all. */
+  async #ask(nodes: readonly Node[]): Promise<void> {
+    const { clock } = this.#ports
+    const looks = nodes.map((node) => this.#lookAt(node))
+    let timer: Timer = null
+    const patience = new Promise<void>((end) => (timer = clock.setTimeout(end, PATIENCE_MS)))
+    await Promise.race([Promise.all(looks), patience])
+    clock.clearTimeout(timer)
+  }
+
+  #lookAt(node: Node): Promise<void> {
+    const probe = this.#probes.get(node)
+    if (probe === undefined) return Promise.resolve()
+    return (probe.looking ??= this.#sample(probe).finally(() => (probe.looking = null)))
+  }
+
+  /** Never rejects: what went wrong stands in the probe. */
+  async #sample(probe: Probe): Promise<void> {
+    const { clock, listeners, ownWrites, roles } = this.#ports
     const { node } = probe
+    const upTo = ownWrites.finished
+    const askedAt = clock.now()
     try {
-      const [row = {}] = await probe.ask(REPLICA_SQL)
-      const replayLsn = lsnOf(row['replayed'])
-      if (replayLsn !== null) this.#ownWrites.replayed(node.name, replayLsn)
-      return {
-        inRecovery: row['recovering'] === 'true',
-        walReceiver: row['receiving'] === 'true',
-        receiveLsn: lsnOf(row['received']),
-        replayLsn,
-        at: this.#clock.now(),
+      const [row] = await probe.ask(NODE_SQL)
+      const sample = sampleOf(row ?? {}, clock.now())
+      // It may have taken longer than the round had patience.
+      if (probe.fault !== null) this.#lookAgain()
+      probe.sample = sample
+      probe.askedAt = askedAt
+      probe.fault = null
+      const { insertLsn, replayLsn, walBlockSize, walSegmentSize } = sample
+      if (node === roles.primary && insertLsn !== null) {
+        // Past a page header stands a position that an idle, caught-up replica never reaches.
+        ownWrites.sampled(settleLsn(insertLsn, walBlockSize, walSegmentSize), upTo)
+        this.#history.add(insertLsn, clock.now())
+      }
+      if (node !== roles.primary && sample.inRecovery && replayLsn !== null) {
+        ownWrites.replayed(node.name, replayLsn)
+        node.replayed = replayLsn
       }
     } catch (error) {
-      const because = error instanceof Error ? error.message : String(error)
-      this.#ownWrites.drop(node.name)
-      node.observed({ fit: false, up: false, because, lagMs: null, lagBytes: null, at: this.#clock.now() })
-      this.#listeners.emit('error', { node: node.name, during: 'probe', error })
-      throw error
+      if (this.#stopped || !this.#probes.has(node)) return
+      const told = probe.fault instanceof Error && messageOf(probe.fault) === messageOf(error)
+      probe.fault = error
+      this.#down(probe, messageOf(error))
+      // Where it is asked twenty times a second nobody wants to hear the same so often.
+      if (told && clock.now() - probe.toldAt < TOLD_AGAIN_MS) return
+      probe.toldAt = clock.now()
+      listeners.emit('error', { node: node.name, during: 'probe', error })
     }
   }
 
-  #judgePrimary(fault: unknown, up: boolean): void {
-    const because = up ? 'answers' : fault instanceof Error ? fault.message : 'in recovery'
-    this.#primary.node.observed({ fit: true, up, because, lagMs: null, lagBytes: null, at: this.#clock.now() })
+  /** Somebody answers who did not: the next round shall judge, and soon. */
+  #lookAgain(): void {
+    this.#judgedAt = Number.NEGATIVE_INFINITY
+    this.#wake(0)
   }
 
-  #judge(node: Node, sample: ReplicaSample | null, primaryLsn: bigint | null): void {
-    if (sample === null) return
-    const now = this.#clock.now()
-    const verdict = judgeReplica(sample, primaryLsn, this.#options.limits, this.#history, now)
+  #lost(probe: Probe, because: string): void {
+    if (this.#stopped) return
+    probe.fault = new Error(because)
+    // The server closed it: known at once, not at the next look.
+    this.#down(probe, because)
+    if (probe.node === this.#ports.roles.primary) this.suspect()
+  }
+
+  #down({ node, silent }: Probe, because: string): void {
+    const { clock, ownWrites, roles } = this.#ports
+    const primary = node === roles.primary
+    node.observed({ fit: primary, up: false, because, lagMs: null, lagBytes: null, at: clock.now() })
+    if (primary) return
+    ownWrites.drop(node.name)
+    node.replayed = null
+    // A server that is asked and says nothing answers nobody else either: who reads there reads elsewhere.
+    if (silent) node.pool.abandon(because)
+  }
+
+  #elect(): void {
+    const { roles } = this.#ports
+    const views: NodeView[] = [...this.#probes.values()].map(({ node, fault, sample }) => ({
+      name: node.name,
+      reachable: fault === null,
+      sample,
+    }))
+    const { primary, timeline, vacant } = roles
+    const systemIdentifier = this.#cluster(views)
+    const known = systemIdentifier === roles.systemIdentifier ? { timeline, systemIdentifier } : ANOTHER_CLUSTER
+    const election = elect(views, vacant ? null : primary.name, known)
+    const elected = views.find(({ name }) => name === election.primary)
+    roles.elected(election, positionOf(elected?.sample ?? null))
+  }
+
+  /** Whose nodes these are. When all of them say the same, and another than before, it is the cluster that was replaced. */
+  #cluster(views: readonly NodeView[]): string | null {
+    const { systemIdentifier: before } = this.#ports.roles
+    const now = new Set(views.map(({ reachable, sample }) => (reachable ? (sample?.systemIdentifier ?? null) : null)))
+    const [only] = now
+    return now.size === 1 && only !== null && only !== undefined ? only : before
+  }
+
+  #judge(): void {
+    const { chance, clock, listeners, roles } = this.#ports
+    const now = clock.now()
+    const primary = this.#probes.get(roles.primary)
+    if (primary?.fault === null) {
+      const because = roles.vacant ? 'in recovery' : 'answers'
+      roles.primary.observed({ fit: true, up: !roles.vacant, because, lagMs: null, lagBytes: null, at: now })
+    }
+    for (const node of roles.replicas) {
+      const probe = this.#probes.get(node)
+      if (probe !== undefined && probe.fault === null) this.#judgeReplica(probe, primary, now)
+    }
+    const reachable = roles.replicas.filter(({ health }) => health.up && health.fit)
+    for (const verdict of reviewOutliers(reachable, now, chance)) {
+      const { sibling, because } = verdict
+      if (verdict.do === 'eject') sibling.standing.eject(verdict.forMs, now)
+      else sibling.standing.returned(now)
+      listeners.emit('node', { node: sibling.name, role: 'replica', up: verdict.do === 'return', because })
+    }
+  }
+
+  #judgeReplica({ node, sample }: Probe, primary: Probe | undefined, now: number): void {
+    const { roles } = this.#ports
+    const refusal = roles.refusalOf(node)
+    if (refusal !== undefined || sample === null) {
+      node.observed({ fit: false, up: true, because: refusal ?? 'not asked yet', lagMs: null, lagBytes: null, at: now })
+      return
+    }
+    // Only a position that was asked for afterwards can tell who is ahead of whom.
+    const comparable = primary?.fault === null && primary.askedAt >= sample.at && !roles.vacant
+    const lsn = comparable ? primary.sample!.insertLsn : null
+    const { limits } = this.#options
+    const verdict = judgeReplica(sample, lsn, limits, this.#history, now, roles.timeline || null)
+    node.standing.observedLag(verdict.lag.ms, limits.maxLagMs)
     node.observed({
       fit: verdict.fresh,
       up: true,
@@ -232,8 +453,55 @@ export class Monitor {
       at: now,
     })
   }
+
+  /** Beside the traffic; until it is known, nobody's functions are, and every own write counts for every read. */
+  #readCatalog(): Promise<void> {
+    const { catalog, clock, roles } = this.#ports
+    if (this.#readingCatalog !== null) return this.#readingCatalog
+    if (clock.now() < this.#catalogDueAt) return Promise.resolve()
+    this.#readingCatalog = this.#learn(roles.primary)
+      .then(
+        () => CATALOG_MS.again,
+        (error: unknown) => {
+          const during = 'reading the catalog'
+          if (!this.#stopped) this.#ports.listeners.emit('error', { node: roles.primary.name, during, error })
+          return CATALOG_MS.afterFailure
+        },
+      )
+      .then((ms) => {
+        this.#readingCatalog = null
+        // Something may have changed it meanwhile.
+        this.#catalogDueAt = catalog.known ? clock.now() + ms : Math.min(this.#catalogDueAt, clock.now() + ms)
+      })
+    this.#catalogDueAt = clock.now() + CATALOG_MS.afterFailure
+    return this.#readingCatalog
+  }
+
+  /** On a connection of its own: whoever is asked about roles is not to wait for it. */
+  async #learn({ openApart }: Node): Promise<void> {
+    const { catalog, clock } = this.#ports
+    const { version } = catalog
+    const session = await openApart({ timeoutMs: this.#options.connectTimeoutMs, signal: this.#stopping.signal })
+    session.unref()
+    this.#catalogSession = session
+    try {
+      const late = (): Error => new Error(`the catalog was not read within ${CATALOG_MS.atMost} ms`)
+      const ask = async (sql: string): Promise<Row[]> =>
+        (await session.send({ sql, parameters: [], facts: READ_FACTS })).rows
+      catalog.learn(await within(clock, CATALOG_MS.atMost, readCatalog(ask, catalog.snapshot), late), version)
+    } finally {
+      this.#catalogSession = null
+      void session.close(CLOSE_GRACE_MS)
+    }
+  }
 }
 
-function lsnOf(value: unknown): bigint | null {
-  return typeof value === 'string' ? parseLsn(value) : null
+/** Where an idle replica that has replayed everything stands. */
+function positionOf(sample: NodeSample | null): bigint | null {
+  if (sample === null || sample.insertLsn === null) return null
+  return settleLsn(sample.insertLsn, sample.walBlockSize, sample.walSegmentSize)
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }

@@ -11,7 +11,8 @@ import type { CircuitName } from '../core/events.ts'
 import type { Fault } from '../core/fault.ts'
 import { PlanWatch } from '../core/plan-watch.ts'
 import { RetryBudget } from '../core/retry.ts'
-import type { Chance, Clock, Role, Session } from '../core/types.ts'
+import { Standing } from '../core/standing.ts'
+import type { Chance, Clock, OpenSession, Role, Session } from '../core/types.ts'
 import type { Host } from './connector.ts'
 import type { Listeners } from './listeners.ts'
 import { Pool } from './pool.ts'
@@ -29,6 +30,8 @@ export interface Health {
   readonly at: number
 }
 
+const NOT_ASKED: Health = { fit: false, up: true, because: 'not asked yet', lagMs: null, lagBytes: null, at: 0 }
+
 /** Of a node's two circuits the one that is further from closed. */
 export interface CircuitStatus extends BreakerStatus {
   readonly circuit: CircuitName
@@ -41,12 +44,19 @@ export interface NodePorts extends PoolPorts {
   readonly faultOf: (error: unknown, during: 'connect' | 'query') => Fault
   /** Most retries, as a share of the requests. */
   readonly retryShare: number
+  /** A connection of the house's own, whose values are text whatever the user's type parsers say. */
+  readonly openApart: OpenSession
+  /** It could not be connected to, or a connection was lost. */
+  readonly onTrouble: () => void
 }
 
 export class Node implements Host {
   readonly name: string
-  readonly role: Role
   readonly cells = new NodeCells()
+  /** What balancing remembers of it. */
+  readonly standing: Standing
+  /** A connection of the house's own beside the pool. */
+  readonly openApart: OpenSession
   readonly pool: Pool
   /** How many statements may still be tried again here. */
   readonly retries: RetryBudget
@@ -62,6 +72,9 @@ export class Node implements Host {
   readonly servers = new WeakMap<Session, string>()
   /** The server can be asked for the id of a transaction; unknown until the first connect that has asked. */
   knowsTransactions: boolean | undefined = undefined
+  /** How far it has replayed, when it was asked last; null while that is not known. */
+  replayed: bigint | null = null
+  #role: Role
   readonly #connecting: Breaker
   #connectedOnce = false
   readonly #querying: Breaker
@@ -69,8 +82,10 @@ export class Node implements Host {
 
   constructor(config: NodeConfig, role: Role, breaker: BreakerSettings | null, ports: NodePorts) {
     this.name = config.name
-    this.role = role
+    this.#role = role
     this.#ports = ports
+    this.standing = new Standing(config.traits)
+    this.openApart = ports.openApart
     this.retries = new RetryBudget({ share: ports.retryShare })
     const circuit = (of: CircuitName): Breaker =>
       new Breaker(breaker, {
@@ -80,8 +95,29 @@ export class Node implements Host {
       })
     this.#connecting = circuit('connect')
     this.#querying = circuit('query')
-    this.health = { fit: role === 'primary', up: true, because: 'not asked yet', lagMs: null, lagBytes: null, at: 0 }
+    this.health = { ...NOT_ASKED, fit: role === 'primary' }
     this.pool = new Pool(this, config.pool, ports)
+  }
+
+  /** What it is now: a name and an address stay, a role moves. */
+  get role(): Role {
+    return this.#role
+  }
+
+  /** Its role is another one from now on: who waits here for what it was goes elsewhere, and no connection outlives that. */
+  becomes(role: Role, because: string): void {
+    if (role === this.#role) return
+    this.#role = role
+    const { lagMs, lagBytes } = NOT_ASKED
+    // A replica is to be looked at before anything is read from it.
+    this.health = { fit: role === 'primary', up: true, because, lagMs, lagBytes, at: this.#ports.clock.now() }
+    this.replayed = null
+    this.pool.retireAll()
+    // Reads that wait for a replica are as well off with a primary.
+    if (role === 'primary') return
+    this.pool.turnAway(because)
+    // What it acknowledges now is not kept, and where it is frozen it never answers.
+    this.pool.abandon(because)
   }
 
   /** Work under way here; what balancing compares. */
@@ -140,6 +176,11 @@ export class Node implements Host {
     // A server that has never been reached is more likely misnamed than restarting: whoever waits is to know soon.
     const told = outcome === 'lost' && !this.#connectedOnce ? 'failure' : outcome
     this.#connecting.settle(permit, told, this.#ports.clock.now(), this.#ports.chance, cause)
+    if (outcome !== 'success') this.#ports.onTrouble()
+  }
+
+  lostOne(): void {
+    this.#ports.onTrouble()
   }
 
   giveBackConnect(permit: Permit): void {
@@ -189,8 +230,12 @@ export class Node implements Host {
     const before = this.health
     this.health = health
     // Others may answer those who wait here.
-    if (this.role === 'replica' && before.up && !health.up) this.pool.turnAway(health.because)
-    if (before.fit === health.fit || (before.at === 0 && health.fit)) return
+    if (this.role === 'replica') {
+      if (health.fit && !before.fit) this.standing.returned(health.at)
+      if (before.up && !health.up) this.pool.turnAway(health.because)
+    }
+    // Of the first look only what it found amiss.
+    if (before.at === 0 ? health.fit : before.fit === health.fit) return
     this.#ports.listeners.emit('node', { node: this.name, role: this.role, up: health.fit, because: health.because })
   }
 

@@ -262,6 +262,15 @@ export class Pool implements LaneHost, Watched {
     this.lanes.queue.rejectAll(error)
   }
 
+  /** What it was sent and has not answered nobody shall wait for any longer. */
+  abandon(because: string): void {
+    const { name } = this.#node
+    const message = `Node '${name}' is given up: ${because}.`
+    const reason = new SmartPgError('SMARTPG_CONNECTION_LOST', message, { node: name, phase: 'execute' })
+    const shared = [...this.lanes.lanes].map(({ pooled }) => pooled)
+    for (const { session } of [...this.#busy, ...shared]) if (session.unanswered > 0) session.destroy(reason)
+  }
+
   /**
    * Connections that stood before `at` and are alive as far as anybody knows: those on which a question disturbs nobody,
    * the idle ones first, and how many are held by callers of their own.
@@ -621,6 +630,7 @@ export class Pool implements LaneHost, Watched {
   }
 
   #lost(pooled: PooledSession, reason: Error): void {
+    if (!pooled.closed) this.#node.lostOne()
     if (this.lanes.lost(pooled)) {
       this.#remove(pooled, 'error', reason)
       return

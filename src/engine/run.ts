@@ -2,18 +2,22 @@
 
 import type { CommitSent } from '../core/commit-fate.ts'
 import type { Fault } from '../core/fault.ts'
+import type { Wish } from '../core/route.ts'
 import type { Statement } from '../core/types.ts'
 import type { Engine } from './engine.ts'
 import type { Hold, Opening } from './hold.ts'
 import type { Node } from './node.ts'
+import type { ReadSession } from './read-session.ts'
 
 /** One statement on its way, for every step that has a part in it. */
 export interface Run {
   readonly engine: Engine
   readonly hold: Hold
   readonly statement: Statement
-  /** Raw SQL of the user. */
-  readonly raw: boolean
+  /** Where its caller wants it to run. */
+  readonly wish: Wish | undefined
+  /** What it must see, and what must see it. */
+  readonly session: ReadSession | undefined
   readonly signal: AbortSignal | undefined
   /** How long it may take, as its caller said. */
   readonly ownTimeoutMs: number | undefined
@@ -46,6 +50,19 @@ export interface Run {
   wasLost: boolean
   /** The replicas have been looked at on its behalf. */
   looked: boolean
+  /** For a primary, while there was none, in all tries together. */
+  searchedMs: number
+  /** It has been made sure on its behalf who the primary is. */
+  madeSure: boolean
+  /** It has waited for a replica to show what it must see. */
+  awaitedReplay: boolean
+  /** It runs on the primary because no replica would do, and counts there. */
+  helped: boolean
+  /** Servers that it came to as primary and that were none. */
+  demotions: number
+  /** It has just been refused by one, which has said of itself that it is a standby. */
+  demoted: boolean
+  saidStandby: boolean
   /** It is a COMMIT whose answer, if it is lost, may be asked for. */
   commit: CommitSent | null
   /** What lost the answer to that, while nobody has been told. */

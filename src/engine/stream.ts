@@ -3,11 +3,14 @@
 
 import { SmartPgError, neverRan } from '../core/errors.ts'
 import type { Fault } from '../core/fault.ts'
+import { cannotTravel, mayTravel } from '../core/hint.ts'
+import type { Wish } from '../core/route.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Row, Statement } from '../core/types.ts'
 import { within } from './clock.ts'
 import type { Engine } from './engine.ts'
 import { execute } from './execute.ts'
+import type { Asked } from './execute.ts'
 import type { Hold } from './hold.ts'
 import { count, tell } from './settle.ts'
 
@@ -27,6 +30,8 @@ export interface StreamLimits {
   readonly signal: AbortSignal | undefined
   /** Longest time for the answer to each chunk, milliseconds. Default: as long as it takes. */
   readonly timeoutMs: number | undefined
+  /** Where its caller wants it to run. */
+  readonly wish?: Wish | undefined
 }
 
 /** Yields at most `chunkSize` rows at a time. The reader takes as long as it takes: no queryTimeout. */
@@ -34,23 +39,23 @@ export async function* stream(
   engine: Engine,
   hold: Hold,
   statement: Statement,
-  raw: boolean,
   limits: StreamLimits,
 ): AsyncGenerator<Row[]> {
-  const { signal } = limits
+  const { signal, wish } = limits
   const startedAt = engine.clock.now()
   const own = hold.transaction === 'none' && !hold.inTransaction
   hold.untimed = true
-  // Raw and unknown statements may write, which a read only transaction would refuse.
-  const readOnly = statement.facts.safeOnReplica && !raw
-  if (own) await begin(engine, hold, readOnly, signal)
+  if (wish?.target === 'replica' && !mayTravel(statement.facts)) throw cannotTravel(statement.facts)
+  // What is not known may write, which a read only transaction would refuse; unless its caller says that it only reads.
+  const readOnly = statement.facts.safeOnReplica || wish?.target === 'replica'
+  if (own) await begin(engine, hold, readOnly, { signal, wish })
   else await beginNow(engine, hold, signal)
   const times = { attempt: 1, startedAt, sentAt: engine.clock.now() }
   hold.sends(statement.facts)
   let fault: Fault | undefined
   try {
     yield* portalRows(engine, hold, statement, limits)
-    if (own) await execute(engine, hold, COMMIT, true).catch((error: unknown) => kept(hold, readOnly, error))
+    if (own) await execute(engine, hold, COMMIT).catch((error: unknown) => kept(hold, readOnly, error))
   } catch (error) {
     fault = engine.faultOf(error, 'query')
     if (fault.dropsConnection) hold.discard = true
@@ -72,7 +77,7 @@ function kept(hold: Hold, readOnly: boolean, error: unknown): void {
 
 /** The reader stopped early, so what the statement wrote by then stays; or the server failed, and nothing does. */
 async function end(engine: Engine, hold: Hold, fault: Fault | undefined): Promise<void> {
-  const committing = execute(engine, hold, COMMIT, true)
+  const committing = execute(engine, hold, COMMIT)
   if (fault === undefined) await committing
   else await committing.catch(() => undefined)
 }
@@ -112,10 +117,10 @@ function tooLate({ node }: Hold, { facts }: Statement, timeoutMs: number): Smart
   return new SmartPgError('SMARTPG_QUERY_TIMEOUT', message, { node: node!.name, phase: 'stream' })
 }
 
-async function begin(engine: Engine, hold: Hold, readOnly: boolean, signal?: AbortSignal) {
+async function begin(engine: Engine, hold: Hold, readOnly: boolean, asked: Asked) {
   hold.transaction = readOnly && hold.answered === 0 ? 'read-only' : 'read-write'
   try {
-    await execute(engine, hold, readOnly ? BEGIN_READ : BEGIN_WRITE, true, signal)
+    await execute(engine, hold, readOnly ? BEGIN_READ : BEGIN_WRITE, asked)
   } finally {
     hold.transaction = 'none'
   }
@@ -131,7 +136,7 @@ async function beginNow(engine: Engine, hold: Hold, signal?: AbortSignal): Promi
   const opening = hold.opens(unsent)
   hold.opening = null
   try {
-    await execute(engine, hold, unsent, true, signal)
+    await execute(engine, hold, unsent, { signal })
     opening.ended(null, true)
   } catch (error) {
     const idle = hold.pooled !== null && hold.pooled.session.lost === null && !hold.inTransaction

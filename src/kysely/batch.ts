@@ -3,7 +3,7 @@
 // by bundlers); the function `batch(db, …)` serves where two copies of Kysely meet.
 
 import { CompiledQuery, DeleteResult, InsertResult, MergeResult, UpdateResult } from 'kysely'
-import type { DatabaseConnection, IsolationLevel, Kysely, QueryResult, RootOperationNode, UnknownRow } from 'kysely'
+import type { DatabaseConnection, Kysely, QueryResult, RootOperationNode, UnknownRow } from 'kysely'
 import {
   BatchError,
   ConfigError,
@@ -14,38 +14,11 @@ import {
 } from '../core/errors.ts'
 import type { Phase } from '../core/errors.ts'
 import { factsOf } from '../sql/facts.ts'
-import { leaseOf, markedFor } from './hints.ts'
+import { compileItem } from './batch-item.ts'
+import type { BatchItem, BatchOptions, BatchOutputs } from './batch-item.ts'
+import { beginningOn, leaseOf, markOfConnection, markedFor } from './hints.ts'
+import type { AnyKysely } from './hints.ts'
 import type { Lease } from './lease.ts'
-
-/** Anything that could be executed on its own: a query builder, a schema builder, sql``, a CompiledQuery. */
-export type BatchItem = Executable | CompiledQuery
-
-interface Executable {
-  // oxlint-disable-next-line typescript/no-explicit-any -- builders take options, sql`` takes an executor
-  execute(...context: any[]): Promise<unknown>
-  // oxlint-disable-next-line typescript/no-explicit-any -- the same
-  compile(...context: any[]): CompiledQuery
-}
-
-/** What a batch resolves with: for each item what its own `.execute()` resolves with. */
-export type BatchOutputs<T extends readonly BatchItem[]> = { -readonly [K in keyof T]: BatchOutput<T[K]> }
-
-type BatchOutput<Item> =
-  // oxlint-disable-next-line typescript/no-explicit-any -- matches whatever context the item's execute takes
-  Item extends { execute(...context: any[]): Promise<infer Output> }
-    ? Output
-    : Item extends CompiledQuery<infer Row>
-      ? QueryResult<Row>
-      : never
-
-export interface BatchOptions {
-  /** All or nothing. Default and so far only strategy: `transactional`. */
-  strategy?: 'transactional'
-  /** Isolation level of the batch's transaction; not inside one. */
-  isolationLevel?: IsolationLevel
-  /** Aborts the batch; nothing of it is kept. */
-  signal?: AbortSignal
-}
 
 declare module 'kysely' {
   // oxlint-disable-next-line typescript/no-unused-vars -- merging needs the parameter under this name
@@ -60,13 +33,12 @@ declare module 'kysely' {
 
 /** The same as `db.batch(queries, options)`, for any copy of Kysely. */
 export async function batch<const T extends readonly BatchItem[]>(
-  // oxlint-disable-next-line typescript/no-explicit-any -- any database schema, any copy of Kysely
-  db: Kysely<any>,
+  db: AnyKysely,
   queries: T,
   options: BatchOptions = {},
 ): Promise<BatchOutputs<T>> {
   checkOptions(options)
-  const compiled = queries.map((query, index) => compile(db, query, index))
+  const compiled = queries.map((query, index) => compileItem(db, query, `batch[${index}]`))
   if (compiled.length === 0) return [] as BatchOutputs<T>
   const executor = db.getExecutor()
   const results = await executor.provideConnection((connection) => run(connection, compiled, options, db))
@@ -92,33 +64,17 @@ export function installBatch(constructor: { prototype: object }): void {
   })
 }
 
-function compile(db: Kysely<unknown>, query: BatchItem, index: number): CompiledQuery {
-  const item: unknown = query
-  if (typeof item === 'object' && item !== null) {
-    // Builders ignore the argument; sql`` needs an executor to compile with.
-    if ('compile' in item && typeof item.compile === 'function') return (query as Executable).compile(db)
-    if ('sql' in item && 'parameters' in item && 'query' in item) return query as CompiledQuery
-  }
-  throw new ConfigError([
-    {
-      path: `batch[${index}]`,
-      received: item === null ? 'null' : typeof item,
-      expected: 'a query builder, sql`…` or CompiledQuery',
-    },
-  ])
-}
-
 async function run(
   connection: DatabaseConnection,
   queries: readonly CompiledQuery[],
   options: BatchOptions,
-  db: Kysely<unknown>,
+  db: AnyKysely,
 ): Promise<QueryResult<unknown>[]> {
   refuseWhatBreaksIt(queries)
   const lease = leaseOf(connection)
   if (lease !== null) {
     const own = queries.map((query) => markedFor(connection, query))
-    return runOnLease(lease, own, options)
+    return runOnLease(lease, own, options, connection)
   }
   warnWrapped(db.getExecutor().adapter)
   return runOneByOne(connection, queries, options, db.isTransaction)
@@ -128,6 +84,7 @@ async function runOnLease(
   lease: Lease,
   queries: readonly CompiledQuery[],
   options: BatchOptions,
+  connection: DatabaseConnection,
 ): Promise<QueryResult<unknown>[]> {
   const own = !lease.inTransaction && !lease.hold.inTransaction
   if (!own && options.isolationLevel !== undefined) {
@@ -144,7 +101,8 @@ async function runOnLease(
   const cancel = (): void => void lease.cancelQuery().catch(() => undefined)
   options.signal?.addEventListener('abort', cancel, { once: true })
   try {
-    const results = own ? await inOwnTransaction(lease, queries, options) : await within(lease, queries, options)
+    const opening = { ...options, connection }
+    const results = own ? await inOwnTransaction(lease, queries, opening) : await within(lease, queries, options)
     record(lease, queries.length, clock.now() - startedAt, 'ok')
     return results
   } catch (error) {
@@ -160,14 +118,28 @@ async function within(lease: Lease, queries: readonly CompiledQuery[], options: 
   return inOrder(lease, queries, options)
 }
 
+/** How a batch's own transaction begins: as its caller has said, and as the connection says (`db.onReplica()`). */
+interface OpeningOptions extends BatchOptions {
+  readonly connection: DatabaseConnection
+}
+
+async function openOn(lease: Lease, { connection, isolationLevel, signal }: OpeningOptions): Promise<void> {
+  try {
+    await lease.begin(beginningOn(connection, { isolationLevel }), { signal }, markOfConnection(connection).wish)
+  } catch (cause) {
+    fail(lease, null, 'begin', cause)
+  }
+}
+
 async function inOwnTransaction(
   lease: Lease,
   queries: readonly CompiledQuery[],
-  { isolationLevel, signal }: BatchOptions,
+  opening: OpeningOptions,
   again = false,
 ): Promise<QueryResult<unknown>[]> {
-  await lease.begin({ isolationLevel }, { signal }).catch((cause: unknown) => fail(lease, null, 'begin', cause))
-  if (lease.goTogether(queries)) return inOneWrite(lease, queries, { isolationLevel, signal })
+  const { signal } = opening
+  await openOn(lease, opening)
+  if (lease.goTogether(queries)) return inOneWrite(lease, queries, opening)
   let results: QueryResult<unknown>[]
   try {
     results = await inOrder(lease, queries, { signal })
@@ -175,7 +147,7 @@ async function inOwnTransaction(
   } catch (error) {
     await lease.rollback()
     // Nobody has been told anything, and nothing of it was kept.
-    if (!again && isStale(lease, error)) return inOwnTransaction(lease, queries, { isolationLevel, signal }, true)
+    if (!again && isStale(lease, error)) return inOwnTransaction(lease, queries, opening, true)
     throw error
   }
   await lease.commit().catch(async (cause: unknown) => {
@@ -189,12 +161,12 @@ async function inOwnTransaction(
 async function inOneWrite(
   lease: Lease,
   queries: readonly CompiledQuery[],
-  options: BatchOptions,
+  opening: OpeningOptions,
   again = false,
 ): Promise<QueryResult<unknown>[]> {
-  if (options.signal?.aborted) {
+  if (opening.signal?.aborted) {
     await lease.rollback()
-    throw options.signal.reason
+    throw opening.signal.reason
   }
   const settled = await lease.together([...queries, CompiledQuery.raw('commit')])
   const commit = settled.pop()!
@@ -210,8 +182,8 @@ async function inOneWrite(
   await lease.rollback()
   if (!again && mayBeginAgain(lease, settled, commit.reason)) {
     if (lost !== null) lease.hold.release('error')
-    await lease.begin(options, options).catch((cause: unknown) => fail(lease, null, 'begin', cause))
-    return inOneWrite(lease, queries, options, true)
+    await openOn(lease, opening)
+    return inOneWrite(lease, queries, opening, true)
   }
   // The answer to COMMIT was lost: what the queries were told says nothing any more.
   if (commit.reason instanceof OutcomeUnknownError) fail(lease, null, 'commit', commit.reason)

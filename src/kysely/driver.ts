@@ -4,7 +4,7 @@
 import { IdentifierNode, RawNode } from 'kysely'
 import type { DatabaseConnection, Driver, QueryCompiler, TransactionSettings } from 'kysely'
 import type { EngineHandle } from '../engine/engine.ts'
-import { leaseOf } from './hints.ts'
+import { beginningOn, leaseOf, markOfConnection } from './hints.ts'
 import { Lease } from './lease.ts'
 
 type Compile = QueryCompiler['compileQuery']
@@ -26,7 +26,8 @@ export class SmartPgDriver implements Driver {
   }
 
   async beginTransaction(connection: DatabaseConnection, settings: TransactionSettings): Promise<void> {
-    await leaseOf(connection)!.begin(settings)
+    const { wish } = markOfConnection(connection)
+    await leaseOf(connection)!.begin(beginningOn(connection, settings), undefined, wish)
   }
 
   async commitTransaction(connection: DatabaseConnection): Promise<void> {

@@ -5,6 +5,7 @@
 import { CompiledQuery } from 'kysely'
 import type { DatabaseConnection, QueryResult, TransactionSettings } from 'kysely'
 import { SmartPgError, releasedError } from '../core/errors.ts'
+import type { Wish } from '../core/route.ts'
 import { BEGIN_FACTS } from '../core/statements.ts'
 import type { Rows, Statement } from '../core/types.ts'
 import type { Engine } from '../engine/engine.ts'
@@ -14,7 +15,7 @@ import { holderAround, standsIn } from '../engine/holder.ts'
 import { stream } from '../engine/stream.ts'
 import { Together, goesTogether } from '../engine/together.ts'
 import { AbortedTransactionError } from './aborted.ts'
-import { markOf } from './mark.ts'
+import { markOf, markWith } from './mark.ts'
 import { toResult, withCallerStack } from './result.ts'
 
 /** What newer versions of Kysely hand along; older ones hand nothing. */
@@ -55,12 +56,11 @@ export class Lease implements DatabaseConnection {
   async executeQuery<R>(query: CompiledQuery, options?: AbortableOptions): Promise<QueryResult<R>> {
     if (this.#hasEnded) await this.#turn()
     this.#assertHeld(query)
-    const raw = query.query.kind === 'RawNode'
     const statement = this.#statementOf(query)
     // Where the statement before may still change the connection, this one must see which it has become.
     while (this.#before !== null && this.#hold.bound === null) await this.#before.catch(() => undefined)
-    const { timeoutMs } = markOf(query)
-    const running = execute(this.#engine, this.#hold, statement, raw, options?.signal, timeoutMs)
+    const { timeoutMs, wish } = markOf(query)
+    const running = execute(this.#engine, this.#hold, statement, { signal: options?.signal, timeoutMs, wish })
     this.#before = running
     try {
       const answer = await running
@@ -87,12 +87,11 @@ export class Lease implements DatabaseConnection {
         { phase: 'stream' },
       )
     }
-    const raw = query.query.kind === 'RawNode'
     const statement = this.#statementOf(query)
     try {
-      const { timeoutMs } = markOf(query)
-      const limits = { chunkSize, signal: options?.signal, timeoutMs }
-      for await (const rows of stream(this.#engine, this.#hold, statement, raw, limits)) {
+      const { timeoutMs, wish } = markOf(query)
+      const limits = { chunkSize, signal: options?.signal, timeoutMs, wish }
+      for await (const rows of stream(this.#engine, this.#hold, statement, limits)) {
         yield { rows: rows as R[] }
       }
     } catch (error) {
@@ -100,7 +99,7 @@ export class Lease implements DatabaseConnection {
     }
   }
 
-  async begin(settings: TransactionSettings, options?: AbortableOptions): Promise<void> {
+  async begin(settings: TransactionSettings, options?: AbortableOptions, wish?: Wish): Promise<void> {
     const { accessMode, isolationLevel } = settings
     this.#hold.within = holderAround()
     standsIn(this.#hold)
@@ -109,7 +108,8 @@ export class Lease implements DatabaseConnection {
     this.#hold.begins(offloadable ? 'read-only' : 'read-write')
     this.#beginning = true
     try {
-      await this.executeQuery(CompiledQuery.raw(beginText(settings)), options)
+      const begin = CompiledQuery.raw(beginText(settings))
+      await this.executeQuery(wish === undefined ? begin : markWith(begin, { wish }), options)
     } catch (error) {
       this.#hold.leaveTransaction()
       // Not every Kysely gives back the connection of a controlled transaction that could not begin.
@@ -124,7 +124,7 @@ export class Lease implements DatabaseConnection {
   async beginElsewhere(begin: Statement): Promise<void> {
     this.#hold.release('error')
     this.#hold.lazy = begin
-    await execute(this.#engine, this.#hold, begin, true)
+    await execute(this.#engine, this.#hold, begin)
   }
 
   async commit(): Promise<void> {

@@ -2,10 +2,13 @@
 // between copies.
 
 import type { CompiledQuery } from 'kysely'
+import type { Wish } from '../core/route.ts'
 
 export interface Mark {
   /** Longest time for its answer, milliseconds; 0: as long as it takes. */
   readonly timeoutMs?: number
+  /** Where it shall run. What was said last counts, and all of it: nothing of what was said before. */
+  readonly wish?: Wish
 }
 
 const marks = new WeakMap<CompiledQuery, Mark>()

@@ -13,6 +13,7 @@ import type { NextTry } from '../core/transaction-retry.ts'
 import { pause, systemChance, systemClock } from '../engine/clock.ts'
 import { leaseOf } from './hints.ts'
 import type { Lease } from './lease.ts'
+import type { ReadOnlyKysely } from './read-only.ts'
 
 export interface RetryTransactionOptions {
   /** Runs in all. Default 3; 1 = as `db.transaction()`. */
@@ -33,11 +34,23 @@ export interface RetryTransactionOptions {
  * sent). Resolves with what `fn` resolved with. Rejects with the last error, with OutcomeUnknownError at once, with the
  * signal's reason, and with ConfigError for wrong options or inside a transaction. `fn` must be safe to run twice.
  */
-export async function retryTransaction<DB, T>(
+export function retryTransaction<DB, T>(
   db: Kysely<DB>,
+  fn: (trx: Transaction<DB>) => Promise<T>,
+  options?: RetryTransactionOptions,
+): Promise<T>
+/** The same for `db.onReplica()`. */
+export function retryTransaction<DB, T>(
+  db: ReadOnlyKysely<DB>,
+  fn: (trx: ReadOnlyKysely<DB>) => Promise<T>,
+  options?: RetryTransactionOptions,
+): Promise<T>
+export async function retryTransaction<DB, T>(
+  given: Kysely<DB> | ReadOnlyKysely<DB>,
   fn: (trx: Transaction<DB>) => Promise<T>,
   options: RetryTransactionOptions = {},
 ): Promise<T> {
+  const db = given as Kysely<DB>
   const { signal, ...limits } = checked(db, fn, options)
   for (let attempt = 1; ; attempt++) {
     signal?.throwIfAborted()

@@ -28,6 +28,10 @@ export function logTo(logger: Logger | undefined, source: Source): void {
   source.on('node', (event) =>
     logger.warn(event, `node '${event.node}' ${event.up ? 'serves reads again' : 'is left out'}`),
   )
+  source.on('failover', (event) =>
+    logger.warn(event, event.to === null ? 'no server is the primary' : `node '${event.to}' is the primary now`),
+  )
+  source.on('rerun', (event) => logger.debug(event, `a replica refused what the primary then ran: ${event.summary}`))
   source.on('gap', (event) => logger.warn(event, `notifications on channel '${event.channel}' may have been missed`))
   source.on('plan-regression', (event) => logger.warn(event, `a prepared statement became slow: ${event.summary}`))
   source.on('retry', (event) => logger.debug(event, 'a statement is tried again'))

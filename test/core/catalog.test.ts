@@ -195,7 +195,7 @@ describe('a function of the user', () => {
     const catalog = catalogOf(functions)
     expect(catalog.judge(factsOf('select compiled(1), numbers(2)'))).toMatchObject(acts)
     expect(catalog.judge(factsOf('select nobody_knows(1), pg_promote()'))).toMatchObject(acts)
-    expect(because(catalog, 'select nobody_knows(1), pg_is_in_recovery()')).toBe('unknown function')
+    expect(because(catalog, 'select nobody_knows(1), pg_is_in_recovery()')).toBe('function stays on the primary')
   })
 
   test('all of that name must be readers, since the search path is not known', () => {

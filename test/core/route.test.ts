@@ -4,7 +4,7 @@
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { destinationOf } from '../../src/core/route.ts'
-import type { RouteAsk, RouteRules } from '../../src/core/route.ts'
+import type { RouteAsk, RouteRules, Wish } from '../../src/core/route.ts'
 import { READ_FACTS } from '../../src/core/statements.ts'
 import type { Facts, QueryKind } from '../../src/core/types.ts'
 
@@ -16,8 +16,9 @@ const locking: Facts = { ...READ_FACTS, safeOnReplica: false, lockWaiter: true }
 const two: RouteRules = { replicas: 2, readWriteSplit: true, readOnlyTransactions: true }
 const ask = (facts: Facts, rest: Partial<RouteAsk> = {}): RouteAsk => ({
   facts,
-  raw: false,
   transaction: 'none',
+  wish: undefined,
+  refused: false,
   ...rest,
 })
 
@@ -43,7 +44,8 @@ const anyFacts: fc.Arbitrary<Facts> = fc
   .map((some) => ({ ...READ_FACTS, ...some }))
 const anyAsk: fc.Arbitrary<RouteAsk> = fc.record({
   facts: anyFacts,
-  raw: fc.boolean(),
+  wish: fc.constantFrom<(Wish | undefined)[]>(undefined, { target: 'primary' }, { target: 'replica' }),
+  refused: fc.boolean(),
   transaction: fc.constantFrom('none', 'read-write', 'read-only'),
 })
 const anyRules: fc.Arbitrary<RouteRules> = fc.record({
@@ -59,10 +61,34 @@ describe('examples', () => {
     ['what was not recognised goes to the primary', ask(unknown), two, { target: 'primary', because: 'unknown' }],
     ['a read that locks rows goes to the primary', ask(locking), two, { target: 'primary', because: 'unknown' }],
     [
-      'raw SQL goes to the primary even if it reads',
-      ask(read, { raw: true }),
+      'what a standby has refused before is not sent to one again, whoever asks',
+      ask(read, { refused: true, wish: { target: 'replica' } }),
       two,
-      { target: 'primary', because: 'raw' },
+      { target: 'primary', because: 'refused' },
+    ],
+    [
+      'a caller who asks for the primary gets it',
+      ask(read, { wish: { target: 'primary' } }),
+      two,
+      { target: 'primary', because: 'hint' },
+    ],
+    [
+      'even for a read-only transaction',
+      ask(read, { wish: { target: 'primary' }, transaction: 'read-only' }),
+      two,
+      { target: 'primary', because: 'hint' },
+    ],
+    [
+      'a caller who asks for a replica vouches for what nobody knows, whatever the split',
+      ask(unknown, { wish: { target: 'replica' } }),
+      { ...two, readWriteSplit: false },
+      { target: 'replica', because: 'hint' },
+    ],
+    [
+      'where there is no replica his wish is in vain',
+      ask(read, { wish: { target: 'replica' } }),
+      { ...two, replicas: 0 },
+      { target: 'primary', because: 'no-replica' },
     ],
     [
       'a read inside a transaction stays in it',
@@ -100,12 +126,12 @@ describe('examples', () => {
 })
 
 describe('whatever the statement and the rules', () => {
-  test('outside a read only transaction only a recognised, harmless, compiled read leaves the primary', () => {
+  test('outside a read only transaction only a recognised, harmless read leaves the primary, unless asked', () => {
     fc.assert(
       fc.property(anyAsk, anyRules, (one, rules) => {
-        fc.pre(one.transaction !== 'read-only')
+        fc.pre(one.transaction !== 'read-only' && one.wish === undefined)
         if (destinationOf(one, rules).target === 'primary') return
-        expect(one).toMatchObject({ raw: false, transaction: 'none' })
+        expect(one).toMatchObject({ refused: false, transaction: 'none' })
         expect(one.facts).toMatchObject({ safeOnReplica: true, writes: false })
         expect(one.facts.kind).not.toBe('transaction')
       }),
@@ -124,7 +150,8 @@ describe('whatever the statement and the rules', () => {
     fc.assert(
       fc.property(anyAsk, anyRules, (one, rules) => {
         expect(destinationOf(one, { ...rules, replicas: 0 }).target).toBe('primary')
-        expect(destinationOf(one, { ...rules, readWriteSplit: false }).target).toBe('primary')
+        const unasked = { ...one, wish: undefined }
+        expect(destinationOf(unasked, { ...rules, readWriteSplit: false }).target).toBe('primary')
       }),
     )
   })

@@ -65,7 +65,7 @@ describe('the circuit opens', () => {
       await transaction.begin()
       await rejection(transaction.run('insert into t values (1)'))
       await rejection(transaction.run('select a from t'))
-      await transaction.run('rollback', { raw: true })
+      await transaction.run('rollback')
       transaction.release()
     }
     expect(events.breaker).toEqual([])
@@ -123,7 +123,7 @@ describe('an open circuit', () => {
     await transaction.begin()
     await failThrice(engine)
     await transaction.run('insert into t values (1)')
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     expect(sent(engine.primary).slice(-2)).toEqual(['insert into t values (1)', 'commit'])
   })

@@ -26,7 +26,8 @@ describe('reads and writes', () => {
   })
 
   test('reads are shared among the replicas by their work under way', async () => {
-    const engine = await startedEngine({ replicas: 3, pool: { max: 10 } })
+    const routing = { strategy: 'least-connections' } as const
+    const engine = await startedEngine({ replicas: 3, pool: { max: 10 }, routing })
     for (const replica of engine.replicas) replica.on('slow', { delayMs: 100 })
     for (let i = 0; i < 9; i++) watched(engine.run('select slow'))
     await engine.clock.advance(0)
@@ -34,14 +35,13 @@ describe('reads and writes', () => {
   })
 
   test.each([
-    ['raw SQL', 'select a from t', true],
-    ['a read that locks', 'select a from t for update', false],
-    ['a function nobody knows', 'select surprise()', false],
-    ['two statements in one text', 'select 1; select 2', false],
-    ['a sequence', "select nextval('s')", false],
-  ])('%s stays on the primary', async (_, sql, raw) => {
+    ['a read that locks', 'select a from t for update'],
+    ['a function nobody knows', 'select surprise()'],
+    ['two statements in one text', 'select 1; select 2'],
+    ['a sequence', "select nextval('s')"],
+  ])('%s stays on the primary', async (_, sql) => {
     const { run, primary, replicas } = await startedEngine({ replicas: 2 })
-    await run(sql, { raw })
+    await run(sql)
     expect(sent(primary)).toContain(sql)
     expect(replicas.flatMap((replica) => sent(replica))).toEqual([])
   })
@@ -57,9 +57,9 @@ describe('reads and writes', () => {
     await readsFrom(engine)
     await engine.run('insert into t values (1)')
     await readsFrom(engine)
-    const { routed } = engine.engine.cluster.primary.cells
-    expect(routed.replica.read).toBe(1)
-    expect(routed.primary).toMatchObject({ write: 1, 'own-write': 1 })
+    const [primary, replica] = engine.engine.cluster.nodes.map(({ cells }) => cells.routed)
+    expect(replica!.replica.read).toBe(1)
+    expect(primary!.primary).toMatchObject({ write: 1, 'own-write': 1 })
   })
 })
 
@@ -83,7 +83,7 @@ describe('own writes', () => {
     const engine = await startedEngine({ replicas: 1 })
     expect(await readsFrom(engine)).toBe('replica-1')
     engine.wal.write()
-    await engine.run("commit prepared 'order-7'", { raw: true })
+    await engine.run("commit prepared 'order-7'")
     expect(await readsFrom(engine)).toBe('primary')
   })
 
@@ -116,7 +116,7 @@ describe('own writes', () => {
     // Nobody can see it yet, so nobody needs to wait for it.
     expect(await readsFrom(engine)).toBe('replica-1')
     wal.write()
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     expect(await readsFrom(engine)).toBe('primary')
     wal.replay()
@@ -425,7 +425,8 @@ describe('the monitor', () => {
     await engine.clock.advance(seconds(15))
     const asked = probes(engine.replicas[0]!)
     await engine.clock.advance(seconds(300))
-    expect(probes(engine.replicas[0]!)).toBe(asked)
+    // Once, to be sure who the primary is, while no connection to it stands.
+    expect(probes(engine.replicas[0]!)).toBeLessThanOrEqual(asked + 1)
   })
 
   test('rests when there are only writes', async () => {
@@ -436,7 +437,8 @@ describe('the monitor', () => {
       await engine.run('insert into t values (1)')
       await engine.clock.advance(1_000)
     }
-    expect(probes(engine.replicas[0]!)).toBe(asked)
+    // Once, to be sure who the primary is, while no connection to it stands.
+    expect(probes(engine.replicas[0]!)).toBeLessThanOrEqual(asked + 1)
   })
 
   test('wakes with the next read, which goes to the primary while nothing is known', async () => {

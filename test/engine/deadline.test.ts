@@ -138,7 +138,7 @@ describe('a statement over its time', () => {
     await clock.advance(seconds(2))
     expect(slow.error).toMatchObject({ code: 'SMARTPG_QUERY_TIMEOUT' })
     expect(transaction.hold.pooled!.session.status).toBe('failed')
-    await transaction.run('rollback', { raw: true })
+    await transaction.run('rollback')
     transaction.release()
   })
 })

@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { CompiledQuery } from 'kysely'
+import { NODE_SQL } from '../../src/core/node-sample.ts'
 import { EngineHandle } from '../../src/engine/engine.ts'
 import type { Engine } from '../../src/engine/engine.ts'
 import { Lease } from '../../src/kysely/lease.ts'
@@ -109,7 +110,7 @@ describe('ready', () => {
     const ready = watched(engine.ready(1_000))
     await clock.advance(29)
     expect(ready.state).toBe('pending')
-    await clock.advance(60)
+    await clock.advance(90)
     expect(ready.state).toBe('resolved')
     await run('select a from t')
     expect(events.query[0]!.role).toBe('replica')
@@ -159,7 +160,7 @@ describe('stop', () => {
       pool: { max: 3 },
     })
     for (const server of [primary, ...replicas]) {
-      server.on('hangs', 'never').on('pg_is_in_recovery', 'never')
+      server.on('hangs', 'never').on(NODE_SQL, 'never')
       for (const session of server.sessions) session.cancel = async () => undefined
     }
     const hanging = watched(run('select hangs from t'))

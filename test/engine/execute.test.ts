@@ -80,7 +80,8 @@ describe('a read', () => {
 
 describe('a read that a replica cannot answer', () => {
   test('goes to another replica', async () => {
-    const { run, replicas, events } = await startedEngine({ replicas: 2, chance: () => 0.99 })
+    const routing = { strategy: 'round-robin' } as const
+    const { run, replicas, events } = await startedEngine({ replicas: 2, routing })
     losesFirst(replicas[0]!, 'select a')
     losesFirst(replicas[1]!, 'select a', 0)
     await run('select a from t')
@@ -253,7 +254,7 @@ describe('inside a transaction', () => {
     const transaction = lease()
     await transaction.begin()
     await transaction.run('insert into t values (1)')
-    const commit = watched(transaction.run('commit', { raw: true }))
+    const commit = watched(transaction.run('commit'))
     await clock.advance(seconds(30))
     expect(commit.error).toBeInstanceOf(OutcomeUnknownError)
     expect(commit.error).toMatchObject({ phase: 'commit' })
@@ -266,7 +267,7 @@ describe('inside a transaction', () => {
     await transaction.begin()
     await transaction.run('select a from t')
     await transaction.run('insert into t values (1)')
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     expect(sent(primary, primary.log.at(-1)!.pid)).toEqual([
       'begin',
@@ -283,7 +284,7 @@ describe('inside a transaction', () => {
     await transaction.begin('read-only')
     await transaction.run('select a from t')
     await transaction.run('select b from t')
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     expect(sent(primary)).toEqual([])
     expect(sent(replicas[0]!)).toEqual(['begin', 'select a from t', 'select b from t', 'commit'])
@@ -400,7 +401,7 @@ describe('onReserveConnection', () => {
     const transaction = lease()
     await transaction.begin()
     await transaction.run('select a from t')
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     expect(calls).toBe(1)
   })
@@ -424,7 +425,7 @@ describe('the query event', () => {
     const { run, events } = await startedEngine({ replicas: 1 })
     await run('select a from orders')
     await run('insert into orders values ($1)')
-    await run('select a from orders', { raw: true })
+    await run('select a from orders', { wish: { target: 'primary' } })
     expect(events.query).toMatchObject([
       {
         node: 'replica-1',
@@ -436,7 +437,7 @@ describe('the query event', () => {
         ok: true,
       },
       { node: 'primary', role: 'primary', reason: 'write', kind: 'write_simple', summary: 'INSERT orders', ok: true },
-      { node: 'primary', reason: 'raw', ok: true },
+      { node: 'primary', reason: 'hint', ok: true },
     ])
     for (const event of events.query) expect(event).not.toHaveProperty('parameters')
   })

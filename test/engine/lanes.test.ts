@@ -112,8 +112,8 @@ afterEach(() => {
 })
 
 /** Sends a fast read and, within the same turn, another statement; whether that went over the same connection. */
-async function ridesWith(stage: TestEngine, text: string, options?: { raw: boolean }): Promise<boolean> {
-  const both = [watched(stage.run(FAST)), watched(stage.run(text, options))]
+async function ridesWith(stage: TestEngine, text: string): Promise<boolean> {
+  const both = [watched(stage.run(FAST)), watched(stage.run(text))]
   await stage.clock.advance(0)
   await pass(stage, 100)
   expect(both.map(({ state }) => state)).toEqual(['resolved', 'resolved'])
@@ -139,7 +139,7 @@ describe('a statement shares a connection', () => {
   })
 
   test('also when the user wrote it by hand', async () => {
-    expect(await ridesWith(await sharing(2), 'select b from t', { raw: true })).toBe(true)
+    expect(await ridesWith(await sharing(2), 'select b from t')).toBe(true)
   })
 })
 
@@ -167,7 +167,7 @@ describe('a statement has a connection for itself', () => {
     'something that nobody knows',
   ])('that may leave something behind, or asks about it: %s', async (text) => {
     expect(await ridesWith(await sharing(2), text)).toBe(false)
-    expect(await ridesWith(await sharing(2), text, { raw: true })).toBe(false)
+    expect(await ridesWith(await sharing(2), text)).toBe(false)
   })
 
   test('in a transaction', async () => {
@@ -176,7 +176,7 @@ describe('a statement has a connection for itself', () => {
     await transaction.begin()
     const read = watched(stage.run(FAST))
     await transaction.run('select b from t')
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     await stage.clock.advance(0)
     expect(read.state).toBe('resolved')
@@ -196,7 +196,7 @@ describe('a statement has a connection for itself', () => {
       expect(statement.state).toBe('resolved')
     }
     for (const lease of leases) {
-      await lease.run('commit', { raw: true })
+      await lease.run('commit')
       lease.release()
     }
     await stage.clock.advance(10)
@@ -238,7 +238,7 @@ describe('a statement has a connection for itself', () => {
     const stage = await sharing(2)
     stage.primary.on('streamed', { rows: [{ n: 1 }, { n: 2 }] })
     const load = loadOf(stage, FAST, 3)
-    const rows = stream(stage.engine, new Hold(), stage.engine.statement('select streamed from t', []), false, {
+    const rows = stream(stage.engine, new Hold(), stage.engine.statement('select streamed from t', []), {
       chunkSize: 10,
       signal: undefined,
       timeoutMs: undefined,
@@ -353,7 +353,7 @@ describe('what stands behind what', () => {
       await pass(stage, 40)
       for (let i = 0; i < 20; i++) await stage.run(FAST)
       expect(blocked.every(({ state }) => state === 'pending')).toBe(true)
-      await holder.run('commit', { raw: true })
+      await holder.run('commit')
       holder.release()
     },
   )
@@ -599,7 +599,7 @@ describe('a caller who needs a connection of his own', () => {
       await pass(stage, 200)
       expect(load.answers).toBeGreaterThan(before)
     }
-    await Promise.all([transaction.run('commit', { raw: true }), stage.clock.advance(1)])
+    await Promise.all([transaction.run('commit'), stage.clock.advance(1)])
     transaction.release()
     const before = load.answers
     await pass(stage, 200)
@@ -1313,7 +1313,7 @@ describe('whatever happens, at random', () => {
       const done: number[] = []
       const wrong: unknown[] = []
       const ask = async (hold: Hold, sql: string, n: number, signal?: AbortSignal): Promise<void> => {
-        const { rows } = await execute(engine, hold, engine.statement(sql, [n]), false, signal)
+        const { rows } = await execute(engine, hold, engine.statement(sql, [n]), { signal })
         if (rows[0]?.['sql'] !== sql || rows[0]?.['n'] !== n) wrong.push({ sql, n, rows })
       }
       const single = async (n: number): Promise<void> => {
@@ -1344,7 +1344,7 @@ describe('whatever happens, at random', () => {
           await lease.begin()
           await ask(lease.hold, WRITE, n)
           await ask(lease.hold, READS[0]!, n)
-          await lease.run('commit', { raw: true })
+          await lease.run('commit')
           done.push(n)
         } finally {
           lease.release()

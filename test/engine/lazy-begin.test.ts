@@ -9,7 +9,8 @@ import { execute } from '../../src/engine/execute.ts'
 import type { Hold } from '../../src/engine/hold.ts'
 import { stream } from '../../src/engine/stream.ts'
 import { logged, rejection, seconds, sent, startedEngine, watched } from '../support/engine.ts'
-import type { RunOptions, TestEngine, TestLease } from '../support/engine.ts'
+import type { Asked } from '../../src/engine/execute.ts'
+import type { TestEngine, TestLease } from '../support/engine.ts'
 import { serverError } from '../support/scripted-server.ts'
 import type { ScriptedServer } from '../support/scripted-server.ts'
 
@@ -22,7 +23,7 @@ const gone = (): Error => serverError('26000', 'prepared statement "s_x" does no
 
 interface LazyTransaction {
   readonly hold: Hold
-  run(sql: string, options?: RunOptions): Promise<Rows>
+  run(sql: string, options?: Asked): Promise<Rows>
   commit(): Promise<Rows>
   rollback(): Promise<Rows>
   release(): void
@@ -39,8 +40,8 @@ async function begun(
     hold: lease.hold,
     run: (text, options) => lease.run(text, options),
     release: () => lease.release(),
-    commit: () => lease.run('commit', { raw: true }),
-    rollback: () => lease.run('rollback', { raw: true }),
+    commit: () => lease.run('commit'),
+    rollback: () => lease.run('rollback'),
   }
 }
 
@@ -55,7 +56,7 @@ function beginOn(
   const begin: Statement = { sql, parameters: [], facts: BEGIN_FACTS }
   hold.transaction = mode
   hold.lazy = begin
-  return execute(engine, hold, begin, true, signal)
+  return execute(engine, hold, begin, { signal })
 }
 
 /** The connection is lost under the first `times` statements that match. */
@@ -210,7 +211,7 @@ describe('the first statement of a transaction', () => {
       const transaction = await begun(one)
       const [session] = one.primary.openSessions
       const together = vi.spyOn(session!, 'sendTogether')
-      await transaction.run(text, { raw: true })
+      await transaction.run(text)
       await transaction.rollback()
       transaction.release()
       expect(together).not.toHaveBeenCalled()
@@ -221,8 +222,8 @@ describe('the first statement of a transaction', () => {
   test('may be a savepoint', async () => {
     const one = await startedEngine()
     const transaction = await begun(one)
-    await transaction.run('savepoint "a"', { raw: true })
-    await transaction.run('rollback to "a"', { raw: true })
+    await transaction.run('savepoint "a"')
+    await transaction.run('rollback to "a"')
     await transaction.commit()
     transaction.release()
     expect(met(one.primary)).toEqual(['idle begin', 'open savepoint "a"', 'open rollback to "a"', 'open commit'])
@@ -234,7 +235,7 @@ describe('the first statement of a transaction', () => {
     const transaction = await begun(one)
     const rows: Row[] = []
     const statement = one.engine.statement('select a from t', [])
-    for await (const chunk of stream(one.engine, transaction.hold, statement, false, {
+    for await (const chunk of stream(one.engine, transaction.hold, statement, {
       chunkSize: 10,
       signal: undefined,
       timeoutMs: undefined,
@@ -368,7 +369,7 @@ describe('a BEGIN that fails', () => {
       one.primary.on('start transaction', { error: noSuchLevel() })
       const transaction = await begun(one, level)
       for (let round = 0; round < 3; round++) {
-        expect(await rejection(transaction.run(text, { raw: true }))).toMatchObject({ code: '42601' })
+        expect(await rejection(transaction.run(text))).toMatchObject({ code: '42601' })
       }
       expectNothingOutside(one.primary)
       await transaction.rollback()
@@ -394,7 +395,7 @@ describe('a BEGIN that fails', () => {
     one.primary.on('start transaction', { error: noSuchLevel() })
     const transaction = await begun(one, level)
     for (let round = 0; round < 2; round++) {
-      const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), false, {
+      const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), {
         chunkSize: 10,
         signal: undefined,
         timeoutMs: undefined,
@@ -498,7 +499,7 @@ describe('a first statement whose name the server does not take', () => {
     one.primary.on('execute mine', { error: gone() })
     const transaction = await begun(one)
     const text = 'insert into t values (1); commit; execute mine'
-    expect(await rejection(transaction.run(text, { raw: true }))).toMatchObject({ code: '26000' })
+    expect(await rejection(transaction.run(text))).toMatchObject({ code: '26000' })
     expect(sent(one.primary).filter((sql) => sql === text)).toHaveLength(1)
     await transaction.rollback()
     transaction.release()
@@ -557,7 +558,7 @@ describe('when the connection is lost under the first statement', () => {
       const one = await startedEngine()
       const transaction = await begun(one)
       one.primary.killAll()
-      const write = watched(transaction.run(text, { raw: true }))
+      const write = watched(transaction.run(text))
       await one.clock.advance(seconds(1))
       expect(write.state).toBe('resolved')
       await transaction.commit()
@@ -571,7 +572,7 @@ describe('when the connection is lost under the first statement', () => {
     one.primary.on('select a', { rows: [{ a: 1 }] })
     const transaction = await begun(one)
     one.primary.killAll()
-    const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), false, {
+    const rows = stream(one.engine, transaction.hold, one.engine.statement('select a from t', []), {
       chunkSize: 10,
       signal: undefined,
       timeoutMs: undefined,

@@ -136,7 +136,7 @@ describe('the lock timeout', () => {
     const transaction = engine.lease()
     await transaction.begin()
     await transaction.run('select b from t')
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     const connection = engine.lease()
     await connection.run('select first from t')

@@ -113,7 +113,7 @@ describe('a text that becomes slow under its name', () => {
       const answer = lease.run(BAD)
       await one.clock.advance(BETWEEN)
       await answer
-      await lease.run('commit', { raw: true })
+      await lease.run('commit')
       lease.release()
       await one.clock.advance(0)
     }
@@ -167,7 +167,7 @@ describe('a text keeps its name', () => {
       const answers = texts.map((sql) => lease.run(sql))
       await one.clock.advance(4 * BETWEEN)
       await Promise.all(answers)
-      await lease.run('rollback', { raw: true })
+      await lease.run('rollback')
       lease.release()
       await one.clock.advance(0)
     }

@@ -252,7 +252,7 @@ describe('a connection that is given back', () => {
   test('in a transaction is rolled back before anybody else gets it', async () => {
     const { lease, run, primary } = await startedEngine({ pool: { max: 1 } })
     const forgetful = lease()
-    await forgetful.run('begin', { raw: true })
+    await forgetful.run('begin')
     await forgetful.run('insert into t values (1)')
     forgetful.release()
     await run('insert into t values (2)')
@@ -299,7 +299,7 @@ describe('a connection that is given back', () => {
 
   test('with a changed session is reset and set up again before anybody else gets it', async () => {
     const { run, primary } = await startedEngine({ pool: { max: 1 }, session: { init: "set timezone to 'UTC'" } })
-    await run("set timezone to 'Asia/Tokyo'", { raw: true })
+    await run("set timezone to 'Asia/Tokyo'")
     await run('select now()')
     expect(sent(primary)).toEqual([
       "set timezone to 'UTC'",
@@ -316,7 +316,7 @@ describe('a connection that is given back', () => {
     const { lease, run, primary } = await startedEngine({ pool: { max: 1 } })
     const forgetful = lease()
     await forgetful.begin()
-    await forgetful.run('set role other', { raw: true })
+    await forgetful.run('set role other')
     forgetful.release()
     await run('select a from t')
     expect(sent(primary)).toEqual(['begin', 'set role other', 'rollback', 'discard all', 'select a from t'])
@@ -331,7 +331,7 @@ describe('a connection that is given back', () => {
         await connection.executeQuery({ sql: 'set app.tenant to 7', parameters: [] })
       },
     })
-    await run("set timezone to 'Asia/Tokyo'", { raw: true })
+    await run("set timezone to 'Asia/Tokyo'")
     await clock.advance(0)
     await run('select a from t')
     expect(created).toBe(2)
@@ -349,7 +349,7 @@ describe('a connection that is given back', () => {
         },
       },
     })
-    await run('set role other', { raw: true })
+    await run('set role other')
     await clock.advance(0)
     expect(primary.sessions[0]!.lost).not.toBeNull()
     expect(events.error).toMatchObject([{ error: { message: 'the tenant service is down' } }])

@@ -47,7 +47,7 @@ describe('closing', () => {
     const slow = watched(transaction.run('select slow'))
     await clock.advance(3_000)
     expect(slow.value.rows).toEqual([{ n: 1 }])
-    await transaction.run('commit', { raw: true })
+    await transaction.run('commit')
     transaction.release()
     await clock.advance(0)
     expect(closed.state).toBe('resolved')

@@ -72,12 +72,12 @@ async function begun(one: TestEngine, sql = 'begin', lazy = true): Promise<Trans
   const begin: Statement = { sql, parameters: [], facts: BEGIN_FACTS }
   hold.begins('read-write')
   if (lazy) hold.lazy = begin
-  await execute(one.engine, hold, begin, true)
+  await execute(one.engine, hold, begin)
   return {
     hold,
     session: hold.pooled!.session as ScriptedSession,
-    run: (text) => lease.run(text, { raw: true }),
-    commit: () => lease.run('commit', { raw: true }),
+    run: (text) => lease.run(text),
+    commit: () => lease.run('commit'),
     release: () => lease.release(),
   }
 }
@@ -538,7 +538,7 @@ describe('when the answer to COMMIT is lost', () => {
     const rows: unknown[] = []
     await one.clock.advance(1)
     const limits = { chunkSize: 10, signal: undefined, timeoutMs: undefined }
-    for await (const chunk of stream(one.engine, hold, statement, false, limits)) rows.push(...chunk)
+    for await (const chunk of stream(one.engine, hold, statement, limits)) rows.push(...chunk)
     expect(rows).toEqual([{ id: 1 }])
     expect(one.asked).toHaveLength(1)
     release()

@@ -117,7 +117,7 @@ describe.skipIf(borrowed)(`a dialect with secrets ${ownOnly}`, () => {
   ]
 
   test.each(sources)('shows none of them, idle and at work: %s', async (_, options) => {
-    const { db, dialect } = open<Tables>({ ssl: false, ...options() } as SmartPgOptions)
+    const { db, dialect } = open<Tables>({ ssl: false, ...options() })
     const heard = overheard(dialect)
     expect(sings(dialect)).toBe(false)
     await db.selectFrom('notes').selectAll().execute()

@@ -1,6 +1,7 @@
 // Every text that the virtual server understands: those of the callers, whose first parameter is their stamp, and those
 // of the house itself. What a caller's text answers with repeats its stamp, so that an answer knows whose it is.
 
+import { IDENTITY } from '../../src/core/identity.ts'
 import { LOCK_TIMEOUT, PING, WHO_ANSWERS } from '../../src/core/statements.ts'
 import type { Backend } from './backend.ts'
 import type { Refusal } from './messages.ts'
@@ -97,6 +98,13 @@ const known = new Map<string, Text>([
   ],
   [PING.sql, ofTheHouse(() => done('SELECT 0'), ['?column?'])],
   [WHO_ANSWERS.sql, ofTheHouse((backend) => row(`${backend.pid}`), ['pid'])],
+  [
+    IDENTITY.sql,
+    ofTheHouse(
+      (backend) => row(backend.serverStartedAt, 'false', '7310284000000000001', '00000001'),
+      ['server', 'recovering', 'system', 'timeline'],
+    ),
+  ],
   [LOCK_TIMEOUT.sql, ofTheHouse(() => row('0'), ['lock_timeout'])],
   ['begin', begin],
   ['start transaction', begin],
@@ -131,10 +139,6 @@ const questions: readonly (readonly [pattern: RegExp, text: Text])[] = [
       },
       ['pid', 'state', 'server'],
     ),
-  ],
-  [
-    /^select extract\(epoch from pg_catalog\.pg_postmaster_start_time\(\)\)::text as server$/,
-    ofTheHouse((backend) => row(backend.serverStartedAt), ['server']),
   ],
 ]
 

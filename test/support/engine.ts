@@ -4,26 +4,32 @@
 //     const { run, primary, clock } = startedEngine({ replicas: 1, pool: { max: 3 } })
 
 import { expect } from 'vitest'
-import type { NodeConfig, PoolOptions, SmartPgOptions } from '../../src/config/options.ts'
-import { resolveConfig } from '../../src/config/resolve.ts'
+import type { NodeConfig, PoolOptions, ReplicaOptions, SmartPgOptions } from '../../src/config/options.ts'
+import { resolveConfig, resolveReplica } from '../../src/config/resolve.ts'
 import type { EventName, Events } from '../../src/core/events.ts'
 import { formatLsn } from '../../src/core/freshness.ts'
-import { PLAIN_TABLES_SQL } from '../../src/core/plain-tables.ts'
-import { BEGIN_FACTS, PING, WHICH_SERVER, WHO_ANSWERS } from '../../src/core/statements.ts'
+import { IDENTITY } from '../../src/core/identity.ts'
+import { NODE_SQL } from '../../src/core/node-sample.ts'
+import { BEGIN_FACTS, PING, WHO_ANSWERS } from '../../src/core/statements.ts'
 import type { Chance, OpenSession, Rows } from '../../src/core/types.ts'
+import { FINGERPRINT } from '../../src/engine/catalog-queries.ts'
 import { Engine } from '../../src/engine/engine.ts'
 import type { OpenerHooks } from '../../src/engine/engine.ts'
 import { execute } from '../../src/engine/execute.ts'
+import type { Asked } from '../../src/engine/execute.ts'
 import { Hold } from '../../src/engine/hold.ts'
 import { Listeners } from '../../src/engine/listeners.ts'
+import type { Node } from '../../src/engine/node.ts'
 import type { Pool } from '../../src/engine/pool.ts'
 import { faultOf } from '../../src/wire/fault-of.ts'
 import { FakeClock } from './fake-clock.ts'
 import { ScriptedServer } from './scripted-server.ts'
 
-export interface TestEngineOptions extends Omit<SmartPgOptions, 'primary' | 'replicas'> {
-  /** How many replicas. Default 0. */
-  replicas?: number
+export interface TestEngineOptions extends Omit<SmartPgOptions, 'primary' | 'replicas' | 'hosts'> {
+  /** How many replicas, or one object of options for each. Default 0. */
+  replicas?: number | readonly Omit<ReplicaOptions, 'connect'>[]
+  /** They are given as `hosts`, the primary first: nobody has said what they are. Default false. */
+  rolesUnknown?: boolean
   chance?: Chance
   /** The server answers questions about connections on which nothing is heard. Default false. */
   asksAside?: boolean
@@ -43,39 +49,42 @@ export interface TestEngine {
   /** Every event so far. */
   readonly events: { readonly [Name in EventName]: Events[Name][] }
   /** One statement on a lease of its own, as `db.selectFrom(…).execute()` runs it. */
-  readonly run: (sql: string, options?: RunOptions) => Promise<Rows>
+  readonly run: (sql: string, asked?: Asked) => Promise<Rows>
   /** A lease for several statements, as `db.connection()` and `db.transaction()` hold it. */
   readonly lease: () => TestLease
-}
-
-export interface RunOptions {
-  readonly raw?: boolean
-  readonly signal?: AbortSignal
+  /** One more server to read from, as `dialect.addReplica` adds it. */
+  readonly addReplica: (server: ScriptedServer, options?: Omit<ReplicaOptions, 'connect'>) => Node
 }
 
 export interface TestLease {
   readonly hold: Hold
-  run(sql: string, options?: RunOptions): Promise<Rows>
+  run(sql: string, asked?: Asked): Promise<Rows>
   begin(mode?: 'read-write' | 'read-only'): Promise<Rows>
   release(): void
 }
 
 /** An engine that nobody has started. */
 export function newTestEngine({
-  replicas: count = 0,
+  replicas: given = 0,
+  rolesUnknown = false,
   chance = () => 0.5,
   asksAside = false,
   ...options
 }: TestEngineOptions = {}): TestEngine {
   const clock = new FakeClock()
+  const traits = typeof given === 'number' ? Array.from({ length: given }, () => ({})) : given
+  const count = traits.length
   const primary = new ScriptedServer(clock)
   const replicas = Array.from({ length: count }, () => new ScriptedServer(clock))
   const wal = new Wal(primary, replicas)
+  primary.on(FINGERPRINT, { error: new Error('the catalog is not known') })
   const listeners = new Listeners()
+  const first = 'postgres://app@primary/app'
+  const others = traits.map((one, i) => ({ host: `replica-${i + 1}`, user: 'app', database: 'app', ...one }))
   const config = resolveConfig({
     ...options,
-    primary: 'postgres://app@primary/app',
-    ...(count === 0 ? {} : { replicas: replicas.map((_, i) => `postgres://app@replica-${i + 1}/app`) }),
+    ...(rolesUnknown ? { hosts: [first, ...others] } : { primary: first }),
+    ...(rolesUnknown || count === 0 ? {} : { replicas: others }),
     pool: { ...bare, ...options.pool },
   })
   const servers = new Map([config.primary, ...config.replicas].map((node, i) => [node, [primary, ...replicas][i]!]))
@@ -93,15 +102,21 @@ export function newTestEngine({
     pool: engine.cluster.primary.pool,
     wal,
     events: recorded(listeners),
-    run: async (sql, { raw = false, signal } = {}) => {
+    run: async (sql, asked) => {
       const hold = new Hold()
       try {
-        return await execute(engine, hold, engine.statement(sql, []), raw, signal)
+        return await execute(engine, hold, engine.statement(sql, []), asked)
       } finally {
         hold.release()
       }
     },
     lease: () => newLease(engine),
+    addReplica: (server, traits = {}) => {
+      const taken = engine.cluster.nodes.map(({ name }) => name)
+      const added = resolveReplica({ host: 'added', user: 'app', database: 'app', ...traits }, taken, config)
+      servers.set(added, server)
+      return engine.add(added)
+    },
   }
 }
 
@@ -117,10 +132,10 @@ function newLease(engine: Engine): TestLease {
   const hold = new Hold()
   return {
     hold,
-    run: (sql, { raw = false, signal } = {}) => execute(engine, hold, engine.statement(sql, []), raw, signal),
+    run: (sql, asked) => execute(engine, hold, engine.statement(sql, []), asked),
     begin: (mode = 'read-write') => {
       hold.transaction = mode
-      return execute(engine, hold, { sql: 'begin', parameters: [], facts: BEGIN_FACTS }, true)
+      return execute(engine, hold, { sql: 'begin', parameters: [], facts: BEGIN_FACTS })
     },
     release: () => hold.end(),
   }
@@ -136,9 +151,14 @@ function recorded(listeners: Listeners): TestEngine['events'] {
     gap: [],
     error: [],
     'plan-regression': [],
+    rerun: [],
+    failover: [],
   }
   for (const name of Object.keys(events) as EventName[]) {
-    listeners.on(name, (event) => (events[name] as unknown[]).push(event))
+    listeners.on(name, (event) => {
+      const unread = 'during' in event && event.during === 'reading the catalog'
+      if (!unread) (events[name] as unknown[]).push(event)
+    })
   }
   return events
 }
@@ -153,7 +173,7 @@ export class Wal {
   constructor(primary: ScriptedServer, replicas: readonly ScriptedServer[]) {
     this.replicas = replicas.map(() => ({ replayed: this.position, recovering: true, receiving: true }))
     primary.on(PROBE, () => ({
-      rows: [{ recovering: false, lsn: formatLsn(this.position), block: '8192', segment: '16777216' }],
+      rows: [{ recovering: 'false', lsn: formatLsn(this.position), block: '8192', segment: '16777216' }],
     }))
     replicas.forEach((server, i) => {
       server.on(PROBE, () => {
@@ -179,7 +199,8 @@ export class Wal {
   }
 }
 
-const PROBE = 'pg_is_in_recovery'
+/** The monitor's question, as every node is asked it. */
+const PROBE = NODE_SQL
 
 const intercepted = new WeakMap<ScriptedServer, OpenSession>()
 
@@ -195,8 +216,8 @@ export function seconds(count: number): number {
 
 /** What users sent to a server: without the questions of the house itself. */
 export function logged(server: ScriptedServer): ScriptedServer['log'] {
-  const ours = [PLAIN_TABLES_SQL, WHO_ANSWERS.sql, WHICH_SERVER.sql, PING.sql]
-  return server.log.filter(({ sql }) => !sql.includes(PROBE) && !ours.includes(sql))
+  const ours = [NODE_SQL, FINGERPRINT, WHO_ANSWERS.sql, IDENTITY.sql, PING.sql]
+  return server.log.filter(({ sql }) => !ours.includes(sql))
 }
 
 /** The same, the texts alone; with `pid` only those of one session. */

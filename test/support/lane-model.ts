@@ -164,6 +164,7 @@ async function lanesClient(model: Model, server: VirtualServer, cells: NodeCells
     admitProbe: () => null,
     settleConnect: () => undefined,
     giveBackConnect: () => undefined,
+    lostOne: () => undefined,
     circuitOpen: () => {
       throw new Error('the model has no circuit')
     },

@@ -7,9 +7,11 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Client } from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { startCluster, type Cluster } from './postgres/cluster.ts'
+import { startCluster, type Cluster, type Server } from './postgres/cluster.ts'
 import { createDatabase } from './postgres/database.ts'
 import { childrenOf, running, waitUntilEnded } from './postgres/processes.ts'
+import { crash, leader, succeed, switchOver } from './postgres/succession.ts'
+import { timeline } from './postgres/timeline.ts'
 
 const borrowed = Boolean(process.env['TEST_DATABASE_URL'] ?? process.env['TEST_PG'])
 
@@ -123,6 +125,76 @@ describe.skipIf(borrowed)('a cluster of our own (TEST_DATABASE_URL and TEST_PG a
     expect(await count(second, 'promoted')).toBe(1)
   })
 })
+
+describe.skipIf(borrowed)(
+  'a cluster whose primaries succeed each other (TEST_DATABASE_URL and TEST_PG are unset)',
+  () => {
+    let cluster: Cluster
+    beforeAll(async () => {
+      cluster = await startCluster({ replicas: 2, synchronous: true })
+      await cluster.primary.query('create table kept (n int)')
+    })
+    afterAll(() => cluster.close())
+
+    const write = async (n: number): Promise<void> => {
+      await (await leader(cluster)).query('insert into kept values ($1)', [n])
+    }
+    const keptOn = async (server: Server): Promise<number[]> => {
+      const rows = await server.query<{ n: number }>('select n from kept order by n')
+      return rows.map(({ n }) => n)
+    }
+    const expectEverywhere = async (numbers: number[]): Promise<void> => {
+      const primary = await leader(cluster)
+      for (const server of [cluster.primary, ...cluster.replicas]) {
+        if (server !== primary) await cluster.caughtUp(server, primary)
+        expect(await keptOn(server)).toEqual(numbers)
+      }
+    }
+
+    test('a planned switchover loses nothing and leaves three servers that stream, there and back again', async () => {
+      const [first] = cluster.replicas
+      await write(1)
+      await switchOver(cluster, first!)
+      expect(await leader(cluster)).toBe(first)
+      await write(2)
+      await expectEverywhere([1, 2])
+      await switchOver(cluster, cluster.primary)
+      expect(await leader(cluster)).toBe(cluster.primary)
+      await write(3)
+      await expectEverywhere([1, 2, 3])
+    })
+
+    test('no commit waits for a standby but that of a synchronous primary', async () => {
+      const names = async (server: Server): Promise<unknown> =>
+        (await server.query('show synchronous_standby_names'))[0]
+      expect(await names(cluster.replicas[0]!)).toEqual({ synchronous_standby_names: '' })
+      await using other = await startCluster({ replicas: 1, synchronous: true })
+      expect(await names(other.primary)).toEqual({ synchronous_standby_names: 'ANY 1 (*)' })
+      await other.replicas[0]!.stop()
+      const answer = other.primary.query('create table waits (n int)')
+      expect(await Promise.race([answer, other.primary.query('select 1 as n')])).toEqual([{ n: 1 }])
+      await other.replicas[0]!.start()
+      await answer
+    })
+
+    test('after a crash the standby that has most takes over, and the old primary is rebuilt as its standby', async () => {
+      await write(4)
+      const old = await crash(cluster)
+      const { primary: next } = await succeed(cluster)
+      expect(next).not.toBe(old)
+      await write(5)
+      // It comes back as it was: writable, and on the timeline before.
+      await old.start()
+      expect(await timeline(old)).toBeLessThan(await timeline(next))
+      expect(await leader(cluster)).toBe(next)
+      await old.query('insert into kept values (-1)').catch(() => undefined)
+      await old.stop('immediate')
+      await cluster.rebuild(old, next)
+      expect(await timeline(old)).toBe(0)
+      await expectEverywhere([1, 2, 3, 4, 5])
+    })
+  },
+)
 
 describe.skipIf(borrowed)('what is left of a cluster', () => {
   test('close leaves no process and no folder, even of a server that is frozen', async () => {

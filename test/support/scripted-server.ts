@@ -15,6 +15,9 @@ import type {
   TransactionStatus,
 } from '../../src/core/types.ts'
 import { NotExecutedError, SmartPgError } from '../../src/core/errors.ts'
+import { IDENTITY } from '../../src/core/identity.ts'
+import { NODE_SQL } from '../../src/core/node-sample.ts'
+import { POSITION } from '../../src/core/token.ts'
 
 /** What a statement is answered with; `drops` loses the connection instead. */
 export type Answer =
@@ -24,6 +27,8 @@ export type Answer =
   | 'never'
 
 export type Handler = (statement: Statement, session: ScriptedSession) => Answer
+
+const OWN_QUESTIONS: ReadonlySet<string> = new Set([IDENTITY.sql, NODE_SQL, POSITION.sql])
 
 /** One statement as it arrived, with the status of its session's transaction before it. */
 export interface Received {
@@ -48,6 +53,8 @@ export class ScriptedServer {
   readonly says = new Map<number, string | null>()
   /** Tells it from others behind the same address. */
   startedAt = '1700000000.000001'
+  /** What it reports as in_hot_standby, to every session from its beginning; null: it is older than that. */
+  #standby: boolean | null = null
   /** Backends that somebody has ended by their pid. */
   readonly ended: number[] = []
 
@@ -61,8 +68,12 @@ export class ScriptedServer {
 
   /** Answers statements that match; of several matching rules the last one counts. Text matches anywhere, in any case. */
   on(pattern: string | RegExp, answer: Answer | Handler): this {
-    const matches = (sql: string): boolean =>
-      typeof pattern === 'string' ? sql.toLowerCase().includes(pattern.toLowerCase()) : pattern.test(sql)
+    const matches = (sql: string): boolean => {
+      if (typeof pattern !== 'string') return pattern.test(sql)
+      // The house's own questions name functions like pg_current_wal_insert_lsn.
+      if (OWN_QUESTIONS.has(sql) && !pattern.startsWith('pg_')) return sql === pattern
+      return sql.toLowerCase().includes(pattern.toLowerCase())
+    }
     this.#rules.unshift({ matches, handler: typeof answer === 'function' ? answer : () => answer })
     return this
   }
@@ -117,6 +128,13 @@ export class ScriptedServer {
     for (const session of this.openSessions) session.notify(channel, payload)
   }
 
+  /** From now on it is a standby, or none: every open session is told so, and every new one begins with it. */
+  reportStandby(standby: boolean): this {
+    this.#standby = standby
+    for (const session of this.openSessions) session.report(standby)
+    return this
+  }
+
   /** The port that the engine is handed. */
   readonly open: OpenSession = async ({ timeoutMs, signal }) => {
     this.connects++
@@ -126,6 +144,7 @@ export class ScriptedServer {
     if (failure !== undefined) throw failure
     if (this.#down !== null) throw this.#down
     const session = new ScriptedSession(this, 100 + this.sessions.length)
+    session.standby = this.#standby
     this.sessions.push(session)
     return session
   }
@@ -189,6 +208,7 @@ export class ScriptedSession implements Session {
   #lostListeners: ((reason: Error) => void)[] = []
   readonly #notificationListeners: ((channel: string, payload: string) => void)[] = []
   readonly #readListeners: (() => void)[] = []
+  readonly #standbyListeners: ((standby: boolean) => void)[] = []
   readonly pipelines = true
   bytesUnanswered = 0
   /** Grows with each answer. */
@@ -262,6 +282,18 @@ export class ScriptedSession implements Session {
   async cancel(): Promise<void> {
     this.cancels++
     if (this.#running !== null) this.#settle({ error: serverError('57014', 'canceling statement due to user request') })
+  }
+
+  standby: boolean | null = null
+  onStandby(listener: (standby: boolean) => void): void {
+    this.#standbyListeners.push(listener)
+  }
+
+  /** The server says whether it is a standby, without having been asked; tells who listens if that is news. */
+  report(standby: boolean): void {
+    if (this.lost !== null || standby === this.standby) return
+    this.standby = standby
+    for (const listener of this.#standbyListeners) listener(standby)
   }
 
   drifted = false

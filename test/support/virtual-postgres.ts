@@ -468,6 +468,8 @@ export class VirtualSession implements Session {
     return Promise.resolve()
   }
 
+  readonly standby = null
+  onStandby(): void {}
   readonly drifted = false
   keepSettings(): void {}
   forgetStatements(): void {}

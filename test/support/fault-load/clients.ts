@@ -9,12 +9,16 @@ import { wire } from '../wire.ts'
 import type { Told } from './load.ts'
 import type { Abilities, Tables } from './operations.ts'
 
-export const clientNames = ['stock', 'smart', 'smart-no-breaker'] as const
+export const clientNames = ['stock', 'stock-replicas', 'smart', 'smart-hosts', 'smart-no-breaker'] as const
 export type ClientName = (typeof clientNames)[number]
 
 export interface ClientOrder {
   readonly client: ClientName
   readonly url: string
+  /** Of the standbys. */
+  readonly replicaUrls: readonly string[]
+  /** Of ours alone, over its defaults. */
+  readonly more: Partial<SmartPgOptions>
   readonly applicationName: string
   /** Most connections. */
   readonly max: number
@@ -32,18 +36,37 @@ export interface UnderLoad {
 export type Tell = (what: string) => void
 
 export function openClient(order: ClientOrder, tell: Tell): UnderLoad {
-  return order.client === 'stock' ? stock(order) : smart(order, tell)
+  switch (order.client) {
+    case 'stock':
+      return stock(order, [order.url])
+    case 'stock-replicas':
+      return stock(order, order.replicaUrls)
+    default:
+      return smart(order, tell)
+  }
 }
 
-/** Its users have a listener for errors of idle clients, as its documentation says, or they would not be there for long. */
-function stock({ url, applicationName, max, queryTimeoutMs }: ClientOrder): UnderLoad {
-  const pool = new Pool({
-    connectionString: url,
-    application_name: applicationName,
-    max,
-    ...(queryTimeoutMs === undefined ? {} : { query_timeout: queryTimeoutMs }),
+/**
+ * Its users have a listener for errors of idle clients, as its documentation says, or they would not be there for long.
+ * Of several servers, each with a pool of its own, they take one after the other: what only reads may do that.
+ */
+function stock({ applicationName, max, queryTimeoutMs }: ClientOrder, urls: readonly string[]): UnderLoad {
+  const pools = urls.map((url) => {
+    const pool = new Pool({
+      connectionString: url,
+      application_name: applicationName,
+      max,
+      ...(queryTimeoutMs === undefined ? {} : { query_timeout: queryTimeoutMs }),
+    })
+    pool.on('error', () => undefined)
+    return pool
   })
-  pool.on('error', () => undefined)
+  let turn = 0
+  const pool = {
+    connect: () => pools[turn++ % pools.length]!.connect(),
+    end: async () => void (await Promise.all(pools.map((one) => one.end()))),
+    options: {},
+  }
   return {
     db: new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }),
     abilities: {
@@ -58,14 +81,17 @@ function stock({ url, applicationName, max, queryTimeoutMs }: ClientOrder): Unde
   }
 }
 
-function smart({ client, url, applicationName, max, queryTimeoutMs }: ClientOrder, tell: Tell): UnderLoad {
-  const options: SmartPgOptions = { wire, primary: url, applicationName, pool: { max } }
+function smart(order: ClientOrder, tell: Tell): UnderLoad {
+  const { client, applicationName, max, queryTimeoutMs, more } = order
+  const options: SmartPgOptions = { ...more, ...serversOf(order), wire, applicationName, pool: { max, ...more.pool } }
   if (queryTimeoutMs !== undefined) options.queryTimeout = queryTimeoutMs
   if (client === 'smart-no-breaker') options.breaker = false
   const dialect = new SmartPgDialect(options)
-  dialect.on('breaker', ({ from, to, because }) => tell(`breaker ${from} → ${to}: ${because}`))
-  dialect.on('error', ({ during, error }) => tell(`${during}: ${codeOf(error)}`))
-  dialect.on('retry', ({ because, fault }) => tell(`retry after ${fault}: ${because}`))
+  dialect.on('breaker', ({ node, from, to, because }) => tell(`breaker of ${node} ${from} → ${to}: ${because}`))
+  dialect.on('error', ({ node, during, error }) => tell(`${node}, ${during}: ${codeOf(error)}`))
+  dialect.on('retry', ({ node, because, fault }) => tell(`retry after ${fault} on ${node}: ${because}`))
+  dialect.on('node', ({ node, up, because }) => tell(`${node} ${up ? 'up' : 'down'}: ${because}`))
+  dialect.on('failover', ({ from, to, because }) => tell(`failover ${from} → ${to}: ${because}`))
   return {
     db: new Kysely<Tables>({ dialect }),
     abilities: {
@@ -78,6 +104,12 @@ function smart({ client, url, applicationName, max, queryTimeoutMs }: ClientOrde
       return { code: codeOf(cause), wrote: isSmartPgError(cause, 'SMARTPG_OUTCOME_UNKNOWN') ? 'maybe' : 'no' }
     },
   }
+}
+
+/** The order of hosts shall not matter: the primary comes last. */
+function serversOf({ client, url, replicaUrls }: ClientOrder): Partial<SmartPgOptions> {
+  if (client === 'smart-hosts') return { hosts: [...replicaUrls, url] }
+  return { primary: url, ...(replicaUrls.length === 0 ? {} : { replicas: replicaUrls }) }
 }
 
 function codeOf(error: unknown): string {

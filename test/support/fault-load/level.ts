@@ -4,14 +4,16 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startFaultProxy } from '../fault-proxy.ts'
-import type { Cluster } from '../postgres/cluster.ts'
+import type { Cluster, Server } from '../postgres/cluster.ts'
 import { createDatabase } from '../postgres/database.ts'
 import { ask } from '../postgres/server.ts'
+import { leader, running } from '../postgres/succession.ts'
 import type { ClientName } from './clients.ts'
 import { dirtySchema } from './dirty.ts'
 import { blameless, findOut, judge } from './judge.ts'
 import type { Verdict } from './judge.ts'
 import { LoadHandle } from './load-handle.ts'
+import { isRead } from './load.ts'
 import type { Entry, Moment } from './load.ts'
 import type { LoadReport } from './load-process.ts'
 import { schema } from './operations.ts'
@@ -36,6 +38,9 @@ export interface Level {
   /** Operations due between the beginning of the fault and 2 s after its end, and how many of them were answered. */
   readonly due: number
   readonly answered: number
+  /** Those of them that only read. */
+  readonly readsDue: number
+  readonly readsAnswered: number
   /** What the others of these were told. */
   readonly failures: Readonly<Record<string, number>>
   /** Of the whole run: those of whose write nobody knows. */
@@ -48,6 +53,8 @@ export interface Level {
   readonly crashes: readonly string[]
   /** From the heal until the first answer. Null: there was none. */
   readonly firstAnswerMs: number | null
+  /** The same of a write. */
+  readonly firstWriteMs: number | null
   /** From the heal until the beginning of 100 ms in which 99 of 100 were answered, and half the usual number at least. */
   readonly recoveredMs: number | null
   readonly slowestMs: number
@@ -77,7 +84,7 @@ export const serverSettings: Record<string, string> = { max_connections: '40' }
 /** How long one operation may take: the longest wait for a connection, an attempt, the backoffs. */
 export function budgetOf({ client, scenario }: Pick<RunOptions, 'client' | 'scenario'>): number {
   // Stock has no deadline at all; what has not come by then never will.
-  const own = client === 'stock' ? SHORT_MS : DEFAULT_QUERY_TIMEOUT_MS
+  const own = client.startsWith('stock') ? SHORT_MS : DEFAULT_QUERY_TIMEOUT_MS
   return ACQUIRE_TIMEOUT_MS + (scenario.queryTimeoutMs ?? own) + BACKOFFS_MS
 }
 const SHORT_MS = 1_000
@@ -90,26 +97,38 @@ export async function runLevel(cluster: Cluster, options: RunOptions): Promise<L
   const proxy = await startFaultProxy(roleUrl)
   const applicationName = `levels-${randomBytes(4).toString('hex')}`
   const budgetMs = budgetOf(options)
-  const { queryTimeoutMs } = scenario
+  const { queryTimeoutMs, more = {}, readsOnly = false } = scenario
   const url = scenario.proxied ? proxy.url : roleUrl
-  const load = await LoadHandle.start({ client, url, applicationName, max, seed, rate, queryTimeoutMs, budgetMs })
+  const replicaUrls = database.replicaUrls.map((one) => as(role, one))
+  await cluster.caughtUp()
+  const order = { client, url, replicaUrls, more, applicationName, max, seed, rate, readsOnly, queryTimeoutMs }
+  const load = await LoadHandle.start({ ...order, budgetMs })
   try {
     await sleep(options.leadInMs)
     const beganAt = now()
-    await scenario.happens({ cluster, url: database.url, roleUrl, proxy, load, applicationName }, options.faultMs)
-    const healedAt = now()
+    const scene = { cluster, url: database.url, roleUrl, proxy, load, applicationName }
+    const healedAt = (await scenario.happens(scene, options.faultMs)) ?? now()
     await sleep(Math.max(options.tailMs, AFTERMATH_MS))
     const report = await load.finish()
     await proxy.close()
-    const left = await backendsLeft(database.url, applicationName)
-    const found = await findOut(database.url)
+    const left = await backendsLeft(cluster, applicationName)
+    // Where the primary is by now.
+    const found = await findOut(onServer(await leader(cluster), database.url))
     if ('exitCode' in report) return gone(options, report.exitCode, { beganAt, healedAt, left })
     return { ...figures(report, options, beganAt, healedAt), verdict: judge(report.entries, found, budgetMs), left }
   } finally {
     load.close()
     await proxy.close()
-    await database.drop()
+    // A cluster with standbys is there for one run, and may have another primary now.
+    if (cluster.replicas.length === 0) await database.drop()
   }
+}
+
+/** The same database there. */
+export function onServer({ port }: Server, url: string): string {
+  const target = new URL(url)
+  target.port = String(port)
+  return target.href
 }
 
 async function prepare(url: string): Promise<void> {
@@ -125,13 +144,16 @@ function as(user: string, url: string): string {
   return target.href
 }
 
-/** The server learns of closed sockets a moment later. */
-async function backendsLeft(url: string, applicationName: string): Promise<number> {
+/** On all servers; they learn of closed sockets a moment later. */
+async function backendsLeft(cluster: Cluster, applicationName: string): Promise<number> {
   const text = 'select count(*)::int as n from pg_stat_activity where application_name = $1'
   const until = performance.now() + 5_000
   for (;;) {
-    const [row] = await ask<{ n: number }>(url, text, [applicationName])
-    if (row!.n === 0 || performance.now() > until) return row!.n
+    const counts = await Promise.all(
+      running(cluster).map(({ url }) => ask<{ n: number }>(url, text, [applicationName])),
+    )
+    const left = counts.flat().reduce((sum, { n }) => sum + n, 0)
+    if (left === 0 || performance.now() > until) return left
     await sleep(20)
   }
 }
@@ -144,6 +166,7 @@ function figures(
 ): Omit<Level, 'verdict' | 'left'> {
   const { entries, uncaught, capacity, destroyMs, history } = report
   const touched = entries.filter(({ due }) => due >= beganAt && due < healedAt + AFTERMATH_MS)
+  const reads = touched.filter(({ kind }) => isRead(kind))
   const answers = entries.filter(isAnswered)
   const after = answers.filter(({ settled }) => settled! >= healedAt)
   return {
@@ -151,13 +174,19 @@ function figures(
     client: options.client,
     due: touched.length,
     answered: touched.filter(isAnswered).length,
+    readsDue: reads.length,
+    readsAnswered: reads.filter(isAnswered).length,
     failures: tally(touched.filter((one) => !isAnswered(one))),
     unknown: entries.filter(({ told, wrote }) => told !== 'ok' && wrote === 'maybe').length,
     failedBefore: entries.filter((one) => one.due < beganAt && !isAnswered(one) && (one.settled ?? Infinity) < beganAt)
       .length,
     answeredAfter: answers.filter(({ due }) => due >= healedAt).length,
     crashes: uncaught,
-    firstAnswerMs: after.length === 0 ? null : Math.min(...after.map(({ settled }) => settled!)) - healedAt,
+    firstAnswerMs: firstMs(after, healedAt),
+    firstWriteMs: firstMs(
+      after.filter(({ wrote }) => wrote === 'yes'),
+      healedAt,
+    ),
     recoveredMs: recovered(entries, healedAt, options.rate),
     slowestMs: Math.max(0, ...answers.map(({ due, settled }) => settled! - due)),
     capacity,
@@ -168,6 +197,10 @@ function figures(
   }
 }
 
+function firstMs(answers: readonly Entry[], since: Moment): number | null {
+  return answers.length === 0 ? null : Math.min(...answers.map(({ settled }) => settled!)) - since
+}
+
 /** A process that is gone has told nothing. */
 function gone(options: RunOptions, exitCode: number | null, at: Pick<Level, 'beganAt' | 'healedAt' | 'left'>): Level {
   return {
@@ -175,6 +208,8 @@ function gone(options: RunOptions, exitCode: number | null, at: Pick<Level, 'beg
     client: options.client,
     due: 0,
     answered: 0,
+    readsDue: 0,
+    readsAnswered: 0,
     failures: {},
     unknown: 0,
     failedBefore: 0,
@@ -182,6 +217,7 @@ function gone(options: RunOptions, exitCode: number | null, at: Pick<Level, 'beg
     verdict: blameless,
     crashes: [`the process ended with ${exitCode}`],
     firstAnswerMs: null,
+    firstWriteMs: null,
     recoveredMs: null,
     slowestMs: NaN,
     capacity: 0,
@@ -215,4 +251,4 @@ function recovered(entries: readonly Entry[], healedAt: Moment, rate: number): n
   return null
 }
 
-const now = (): Moment => performance.timeOrigin + performance.now()
+export const now = (): Moment => performance.timeOrigin + performance.now()

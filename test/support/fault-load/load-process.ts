@@ -14,6 +14,7 @@ import type { Tables } from './operations.ts'
 export interface LoadOrder extends ClientOrder {
   readonly seed: number
   readonly rate: number
+  readonly readsOnly: boolean
   /** How long operations may take. */
   readonly budgetMs: number
 }
@@ -54,7 +55,8 @@ const tell = (what: string): void => {
   if (history.length < HISTORY) history.push([performance.timeOrigin + performance.now(), what])
 }
 const { db, abilities, told } = openClient(order, tell)
-const load = new Load(db, { seed: order.seed, rate: order.rate, abilities, told })
+const { seed, rate, readsOnly } = order
+const load = new Load(db, { seed, rate, readsOnly, abilities, told })
 
 process.on('message', (command: Command) => {
   switch (command.do) {

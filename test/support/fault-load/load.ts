@@ -39,17 +39,27 @@ export interface LoadOptions {
   readonly seed: number
   /** Operations per second, on average. */
   readonly rate: number
+  /** Nobody writes. */
+  readonly readsOnly: boolean
   readonly abilities: Abilities
   readonly told: (error: unknown) => Told
 }
 
+type Mix = readonly (readonly [share: number, kind: Kind])[]
+
 // prettier-ignore
-const mix: readonly (readonly [share: number, kind: Kind])[] = [
+const usual: Mix = [
   [0.20, 'insert'], [0.34, 'read'], [0.12, 'recall'], [0.14, 'transfer'], [0.10, 'own-write'], [0.06, 'batch'], [0.04, 'stream'],
 ]
+const reading: Mix = [[0.05, 'stream'], [0.95, 'read']] // prettier-ignore
 
 /** A recall asks for one of so many that were acknowledged last. */
 const RECENT = 200
+
+/** Nothing but that. */
+export function isRead(kind: Kind): boolean {
+  return kind === 'read' || kind === 'recall' || kind === 'stream'
+}
 
 const now = (): Moment => performance.timeOrigin + performance.now()
 
@@ -102,7 +112,7 @@ export class Load {
 
   #draw(): Kind {
     let left = this.#chance()
-    for (const [share, kind] of mix) if ((left -= share) < 0) return kind
+    for (const [share, kind] of this.#options.readsOnly ? reading : usual) if ((left -= share) < 0) return kind
     return 'read'
   }
 
@@ -111,7 +121,7 @@ export class Load {
     const of = drawn === 'recall' ? this.#recent(choice) : undefined
     const kind = drawn === 'recall' && of === undefined ? 'read' : drawn
     const n = this.entries.length + 1
-    const writes = kind !== 'read' && kind !== 'recall' && kind !== 'stream'
+    const writes = !isRead(kind)
     const entry: Entry = { kind, n, of, herd, due, settled: null, told: 'pending', wrote: writes ? 'maybe' : 'nothing', wrong: null } // prettier-ignore
     this.entries.push(entry)
     this.#unsettled++

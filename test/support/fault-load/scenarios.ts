@@ -5,8 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Client } from 'pg'
 import type { FaultProxy } from '../fault-proxy.ts'
 import type { Cluster } from '../postgres/cluster.ts'
+import type { SmartPgOptions } from '../../../src/index.ts'
 import { ask } from '../postgres/server.ts'
 import type { LoadHandle } from './load-handle.ts'
+import type { Moment } from './load.ts'
 
 /** The server and the client of one run. */
 export interface Scene {
@@ -29,7 +31,12 @@ export interface Scenario {
   readonly proxied: boolean
   /** Set in every client; by itself each has its own default. */
   readonly queryTimeoutMs?: number
-  readonly happens: (scene: Scene, ms: number) => Promise<void>
+  /** Of ours alone, over its defaults. */
+  readonly more?: Partial<SmartPgOptions>
+  /** Nobody writes. */
+  readonly readsOnly?: boolean
+  /** Answers when all could be well again, where that is not when it ends. */
+  readonly happens: (scene: Scene, ms: number) => Promise<Moment | void>
 }
 
 /** As a web service sets it. */

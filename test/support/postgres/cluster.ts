@@ -10,15 +10,16 @@
 // asked and never stopped; TEST_PG=testcontainers a primary in a container; TEST_PG_VERSION chooses a major version.
 
 import { once } from 'node:events'
-import { chmodSync, cpSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { giveTo } from './account.ts'
 import { findBinaries } from './binaries.ts'
 import { borrowedServer, containedServer, refuse } from './borrowed.ts'
 import { freePort } from './free-port.ts'
 import { Premises } from './premises.ts'
 import { OwnServer, tail, type Server } from './server.ts'
+import { copyOf, rebuildFrom, standBy, streamFrom } from './standby.ts'
+import { timeline } from './timeline.ts'
+import { until } from './until.ts'
 
 export type { Server, StopMode } from './server.ts'
 
@@ -27,11 +28,17 @@ export interface ClusterOptions {
   replicas?: number
   /** Lines of postgresql.conf for all servers, over the ones below. */
   settings?: Record<string, string>
+  /**
+   * The first primary acknowledges a commit when one standby at least has it, so that none is lost when it crashes and
+   * the standby that has received most is promoted. That one then waits for nobody.
+   */
+  synchronous?: boolean
   /** Major version. Default: TEST_PG_VERSION, else what is found first. */
   version?: number
 }
 
 export interface Cluster extends AsyncDisposable {
+  /** As they were when it started; who is the primary by now says `leader` in succession.ts. */
   readonly primary: Server
   readonly replicas: readonly Server[]
   /** The primary's url and the replicas' urls, as `createDatabase` takes them. */
@@ -41,21 +48,31 @@ export interface Cluster extends AsyncDisposable {
   readonly owned: boolean
   /** The temporary folder; undefined when there is none. */
   readonly folder: string | undefined
-  /** Settles when the replicas (or replica `i`) have replayed all that `from` (the primary) has written so far. */
-  caughtUp(i?: number, from?: Server): Promise<void>
-  /** Replica `i` receives but does not replay: it lags. */
-  pauseReplay(i: number): Promise<void>
-  resumeReplay(i: number): Promise<void>
-  /** Replica `i` loses its connection to the primary, and finds none. */
-  cutOff(i: number): Promise<void>
+  /** Settles when the replicas (or one of them) have replayed all that `from` (the primary) has written so far. */
+  caughtUp(which?: Which, from?: Server): Promise<void>
+  /** It receives but does not replay: it lags. */
+  pauseReplay(which: Which): Promise<void>
+  resumeReplay(which: Which): Promise<void>
+  /** It loses its connection to the primary, and finds none. */
+  cutOff(which: Which): Promise<void>
   /**
-   * Replica `i` streams from `from` (default: the primary): after a cut, or after a promotion. It cannot when it has
+   * It streams from `from` (default: the primary): after a cut, or after a promotion. It cannot when it has
    * replayed more of the old primary than the promoted one had: stop the old primary first, while both stream.
    */
-  follow(i: number, from?: Server): Promise<void>
+  follow(which: Which, from?: Server): Promise<void>
+  /**
+   * A server that is down comes back as a standby of `of`, and streams. What it wrote last, `of` must have: as after a
+   * proper stop while `of` was streaming. After a crash see `rebuild`.
+   */
+  comeBack(server: Server, of: Server): Promise<void>
+  /** A server that is down comes back as a standby of `of` with a new copy of its data, and streams. */
+  rebuild(server: Server, of: Server): Promise<void>
   /** Ends all processes and removes the folder. Also done when the program ends without it. */
   close(): Promise<void>
 }
+
+/** A replica by its number, or any server. */
+export type Which = number | Server
 
 // Speed where a test loses nothing by it, then what a cluster on one machine needs.
 const defaults: Record<string, string> = {
@@ -71,10 +88,8 @@ const defaults: Record<string, string> = {
   log_timezone: 'UTC',
 }
 
-const withinMs = 30_000
-
 export async function startCluster(options: ClusterOptions = {}): Promise<Cluster> {
-  const { replicas = 0, settings = {} } = options
+  const { replicas = 0, settings = {}, synchronous = false } = options
   const url = process.env['TEST_DATABASE_URL']
   if (url) {
     const replicaUrls = (process.env['TEST_REPLICA_URLS'] ?? '').split(',').filter(Boolean)
@@ -84,7 +99,8 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
     const container = await containedServer({ max_connections: '200', ...settings })
     return borrowedCluster(container.server, [], container.stop)
   }
-  return ownCluster(replicas, settings, options.version ?? (Number(process.env['TEST_PG_VERSION']) || undefined))
+  const version = options.version ?? (Number(process.env['TEST_PG_VERSION']) || undefined)
+  return ownCluster({ replicas, settings, synchronous, version })
 }
 
 function borrowedCluster(primary: Server, replicas: readonly Server[], stop = async (): Promise<void> => {}): Cluster {
@@ -95,17 +111,26 @@ function borrowedCluster(primary: Server, replicas: readonly Server[], stop = as
     replicaUrls: replicas.map((replica) => replica.url),
     owned: false,
     folder: undefined,
-    caughtUp: (i, from = primary) => caughtUp(from, i === undefined ? replicas : [at(replicas, i)]),
+    caughtUp: (which, from = primary) => caughtUp(from, which === undefined ? replicas : [at(replicas, which)]),
     pauseReplay: refuse,
     resumeReplay: refuse,
     cutOff: refuse,
     follow: refuse,
+    comeBack: refuse,
+    rebuild: refuse,
     close: stop,
     [Symbol.asyncDispose]: stop,
   }
 }
 
-async function ownCluster(count: number, settings: Record<string, string>, version?: number): Promise<Cluster> {
+interface OwnOrder {
+  readonly replicas: number
+  readonly settings: Record<string, string>
+  readonly synchronous: boolean
+  readonly version: number | undefined
+}
+
+async function ownCluster({ replicas: count, settings, synchronous, version }: OwnOrder): Promise<Cluster> {
   const premises = new Premises()
   try {
     const bin = findBinaries(version).unpack(premises.folder)
@@ -114,11 +139,16 @@ async function ownCluster(count: number, settings: Record<string, string>, versi
     await initialize(premises, bin, primary)
     primary.configure({ ...defaults, ...settings })
     const replicas: OwnServer[] = []
-    for (let i = 0; i < count; i++) replicas.push(await copyOf(primary, premises, bin, `replica-${i + 1}`))
+    for (let i = 0; i < count; i++) {
+      const replica = new OwnServer(premises, bin, `replica-${i + 1}`, await freePort())
+      copyOf(primary, replica)
+      replicas.push(replica)
+    }
+    // Here alone: a standby that is promoted shall not wait for others.
+    if (synchronous) primary.configure({ synchronous_standby_names: 'ANY 1 (*)' })
     await Promise.all([primary, ...replicas].map((server) => server.start()))
-    const cluster = clusterOf(premises, primary, replicas)
     await streaming(primary, count)
-    return cluster
+    return clusterOf(premises, primary, replicas)
   } catch (error) {
     premises.clear()
     throw error
@@ -127,6 +157,22 @@ async function ownCluster(count: number, settings: Record<string, string>, versi
 
 function clusterOf(premises: Premises, primary: OwnServer, replicas: readonly OwnServer[]): Cluster {
   const close = async (): Promise<void> => premises.clear()
+  const servers = [primary, ...replicas]
+  const own = (which: Which): OwnServer => {
+    const found = typeof which === 'number' ? at(replicas, which) : servers.find((one) => one === which)
+    if (found === undefined) throw new RangeError('this server is not of this cluster')
+    return found
+  }
+  /** From that one and no other, and its newest timeline. */
+  const streams = async (server: Server, from: Server): Promise<void> => {
+    const text = `select count(*)::int as n from pg_stat_wal_receiver
+      where status = 'streaming' and sender_port = $1 and received_tli >= $2`
+    const asked = [from.port, await timeline(from)]
+    await until(async () => {
+      const [row] = await server.query<{ n: number }>(text, asked)
+      return row?.n === 1
+    }, `the server on port ${server.port} does not stream`)
+  }
   return {
     primary,
     replicas,
@@ -134,25 +180,40 @@ function clusterOf(premises: Premises, primary: OwnServer, replicas: readonly Ow
     replicaUrls: replicas.map((replica) => replica.url),
     owned: true,
     folder: premises.folder,
-    caughtUp: (i, from = primary) => caughtUp(from, i === undefined ? replicas : [at(replicas, i)]),
-    pauseReplay: async (i) => {
-      await at(replicas, i).query('select pg_wal_replay_pause()')
+    caughtUp: (which, from = primary) => caughtUp(from, which === undefined ? replicas : [own(which)]),
+    pauseReplay: async (which) => {
+      const server = own(which)
+      await server.query('select pg_wal_replay_pause()')
       // It pauses at the next record or a moment later; until then it still applies.
       await until(async () => {
-        const [row] = await at(replicas, i).query<{ state: string }>('select pg_get_wal_replay_pause_state() as state')
+        const [row] = await server.query<{ state: string }>('select pg_get_wal_replay_pause_state() as state')
         return row?.state === 'paused'
-      }, `replica ${i} did not pause its replay`)
+      }, `the server on port ${server.port} did not pause its replay`)
     },
-    resumeReplay: async (i) => {
-      await at(replicas, i).query('select pg_wal_replay_resume()')
+    resumeReplay: async (which) => {
+      await own(which).query('select pg_wal_replay_resume()')
     },
-    cutOff: async (i) => {
-      await connectTo(at(replicas, i), await freePort())
-      await until(async () => (await receivers(at(replicas, i))) === 0, `replica ${i} is still connected`)
+    cutOff: async (which) => {
+      const server = own(which)
+      streamFrom(server, await freePort())
+      await server.reload()
+      await until(async () => (await receivers(server)) === 0, `the server on port ${server.port} is still connected`)
     },
-    follow: async (i, from = primary) => {
-      await connectTo(at(replicas, i), from.port)
-      await until(async () => (await receivers(at(replicas, i))) === 1, `replica ${i} does not stream`)
+    follow: async (which, from = primary) => {
+      const server = own(which)
+      streamFrom(server, from.port)
+      await server.reload()
+      await streams(server, from)
+    },
+    comeBack: async (server, of) => {
+      standBy(own(server), of.port)
+      await server.start()
+      await streams(server, of)
+    },
+    rebuild: async (server, of) => {
+      await rebuildFrom(own(of), own(server))
+      await server.start()
+      await streams(server, of)
     },
     close,
     [Symbol.asyncDispose]: close,
@@ -165,26 +226,6 @@ async function initialize(premises: Premises, bin: string, server: OwnServer): P
   const initdb = premises.spawn(join(bin, 'initdb'), args, log)
   const [code] = (await once(initdb, 'exit')) as [number | null]
   if (code !== 0) throw new Error(`initdb failed:\n${tail(log)}`)
-}
-
-// A data directory that was never started is as good as a base backup, and needs no program to make.
-async function copyOf(primary: OwnServer, premises: Premises, bin: string, name: string): Promise<OwnServer> {
-  const replica = new OwnServer(premises, bin, name, await freePort())
-  cpSync(primary.data, replica.data, { recursive: true })
-  chmodSync(replica.data, 0o700) // the copy has the umask's mode, which PostgreSQL refuses
-  writeFileSync(join(replica.data, 'standby.signal'), '')
-  replica.configure({ primary_conninfo: conninfo(primary.port, name) })
-  giveTo(premises.account, replica.data)
-  return replica
-}
-
-function conninfo(port: number, name: string): string {
-  return `host=127.0.0.1 port=${port} user=postgres application_name=${name}`
-}
-
-async function connectTo(replica: OwnServer, port: number): Promise<void> {
-  replica.configure({ primary_conninfo: conninfo(port, replica.name) })
-  await replica.reload()
 }
 
 async function receivers(replica: Server): Promise<number> {
@@ -220,16 +261,11 @@ async function caughtUp(primary: Server, replicas: readonly Server[]): Promise<v
   )
 }
 
-function at<T extends Server>(replicas: readonly T[], i: number): T {
-  const replica = replicas[i]
-  if (!replica) throw new RangeError(`there is no replica ${i}; the cluster has ${replicas.length}`)
+function at<T extends Server>(replicas: readonly T[], which: number): T
+function at(replicas: readonly Server[], which: Which): Server
+function at(replicas: readonly Server[], which: Which): Server {
+  if (typeof which !== 'number') return which
+  const replica = replicas[which]
+  if (!replica) throw new RangeError(`there is no replica ${which}; the cluster has ${replicas.length}`)
   return replica
-}
-
-async function until(holds: () => Promise<boolean>, otherwise: string): Promise<void> {
-  const deadline = performance.now() + withinMs
-  while (!(await holds())) {
-    if (performance.now() > deadline) throw new Error(`${otherwise} within ${withinMs} ms`)
-    await sleep(5)
-  }
 }

@@ -7,6 +7,7 @@ import { appendFileSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Client } from 'pg'
+import type { Account } from './account.ts'
 import type { Premises } from './premises.ts'
 import { childrenOf, signal, waitUntilEnded } from './processes.ts'
 
@@ -52,6 +53,11 @@ export class OwnServer implements Server {
     this.name = name
     this.data = join(premises.folder, name)
     this.port = port
+  }
+
+  /** Whose its files are. */
+  get account(): Account | undefined {
+    return this.#premises.account
   }
 
   get url(): string {
