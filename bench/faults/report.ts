@@ -22,8 +22,12 @@ const columns: readonly (readonly [head: string, cell: (level: Level) => string]
 ]
 
 export function tableOf(levels: readonly Level[]): string {
-  const rows = [columns.map(([head]) => head), ...levels.map((level) => columns.map(([, cell]) => cell(level)))]
-  const widths = columns.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
+  return markdown([columns.map(([head]) => head), ...levels.map((level) => columns.map(([, cell]) => cell(level)))])
+}
+
+/** The first row is the head; the first two columns are words, the others figures. */
+export function markdown(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
   const texts = 2
   const lines = rows.map((row) => {
     const cells = row.map((cell, i) => (i < texts ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
@@ -89,6 +93,6 @@ function seconds(milliseconds: number): string {
   return `${(milliseconds / 1_000).toFixed(2)} s`.padStart(8)
 }
 
-function ms(value: number | null): string {
+export function ms(value: number | null): string {
   return value === null ? 'never' : `${value.toFixed(0)} ms`
 }
