@@ -1,6 +1,7 @@
 // What `explainRoute` answers: where a statement would run now, why, and what there was to choose from; as data, and as a
 // text for people, whose form stays the same so that it can be compared.
 
+import type { InUse } from './adaptive.ts'
 import type { RouteReason } from './cells.ts'
 import type { HealthScore } from './standing.ts'
 import type { BreakerStateName } from './events.ts'
@@ -15,6 +16,8 @@ export interface RouteExplanation {
   readonly facts: Facts
   /** Why a standby has refused this text before; null: none has. */
   readonly refused: string | null
+  /** How reads are spread now, and because of what. */
+  readonly strategy: InUse
   /** Every node: the primary first. */
   readonly candidates: readonly CandidateExplanation[]
   /** All of it for people: `replica 'eu-2' — read (fresh, score 97): SELECT orders`, and a table of the candidates. */
@@ -49,13 +52,14 @@ export interface CandidateExplanation {
  * node. Names of tables and functions stand in it, parameters and literals never.
  */
 export function explanationText(explanation: RouteExplanation): string {
-  const { facts, refused, candidates } = explanation
+  const { facts, refused, strategy, candidates } = explanation
   const said: [string, string][] = [
     ['statement', facts.because === 'read' ? facts.kind : `${facts.kind} (${facts.because})`],
     ['reads', facts.tablesRead.join(', ')],
     ['writes', facts.tablesWritten.join(', ')],
     ['calls', facts.functions.join(', ')],
     ['refused', refused ?? ''],
+    ['strategy', `${strategy.strategy}: ${strategy.because}`],
   ]
   const headings = Object.keys(columns)
   const rows = candidates.map((candidate) => Object.values(columns).map((cell) => plain(cell(candidate))))

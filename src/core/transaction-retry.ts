@@ -9,6 +9,8 @@ export interface FailedTransaction {
   readonly codes: readonly string[]
   /** Its connection was lost, and COMMIT had not been sent. */
   readonly lostUncommitted: boolean
+  /** What should be the primary has refused a write because it is a standby by now. */
+  readonly demoted: boolean
   /** The caller's own COMMIT was carried out in it: what stood before that is kept. */
   readonly partlyKept: boolean
   /** 1 for the first try. */
@@ -34,11 +36,12 @@ export function nextTry(failed: FailedTransaction, chance: Chance): NextTry {
   return { do: 'again', after: backoffMs(attempt, baseMs, maxMs, chance()), because: why }
 }
 
-function whyAgain({ codes, lostUncommitted, partlyKept }: FailedTransaction): string | null {
+function whyAgain({ codes, demoted, lostUncommitted, partlyKept }: FailedTransaction): string | null {
   if (partlyKept || codes.some((code) => UNKNOWN.has(code))) return null
   if (codes.includes('40001')) return 'serialization failure'
   if (codes.includes('40P01')) return 'deadlock'
   if (codes.includes('SMARTPG_NOT_EXECUTED')) return 'it was certainly not executed'
+  if (demoted) return 'its server is no primary any more'
   return lostUncommitted ? 'its connection was lost before COMMIT was sent' : null
 }
 

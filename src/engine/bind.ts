@@ -104,13 +104,16 @@ function before(run: Run, node: Node, because: RouteReason): Promise<Seat> | nul
   }
   if (engine.roles.vacant) return waitForPrimary(run)
   if ((because !== 'fallback' && because !== 'stale-replicas') || run.helped) return null
-  const room = engine.fallbacks.enter(leftToWait(run, node), signal)
+  const room = engine.fallbacks.enter(node.name, leftToWait(run, node), signal)
   run.helped = room === null
   if (room === null) return null
-  return room.then(() => {
+  const entered = (): Seat | Promise<Seat> => {
     run.helped = true
     hasWaited(run, engine.clock.now())
     return bind(run)
+  }
+  return room.then(entered, (error: unknown) => {
+    throw unserved(run, node, error)
   })
 }
 

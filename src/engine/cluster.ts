@@ -1,6 +1,7 @@
 // Who among the nodes serves what: asks core where a statement belongs and which replica takes it, with what the monitor
 // saw. No object is made for a candidate: this is asked for every statement.
 
+import type { InUse } from '../core/adaptive.ts'
 import type { Balancer } from '../core/balance.ts'
 import type { Catalog } from '../core/catalog.ts'
 import type { RouteReason } from '../core/cells.ts'
@@ -63,6 +64,11 @@ export class Cluster {
     this.#routeRules = { ...rules, replicas: 0 }
     this.#ports = ports
     this.roles = ports.roles
+  }
+
+  /** How reads are spread now, and because of what. */
+  get strategy(): InUse {
+    return this.#ports.balancer.using
   }
 
   get primary(): Node {

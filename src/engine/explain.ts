@@ -37,6 +37,7 @@ export function explain(engine: Knowing, statement: Statement, wish: Wish | unde
     reason: choice?.because ?? 'fallback',
     facts: statement.facts,
     refused: engine.refusalOf(statement.sql),
+    strategy: cluster.strategy,
     candidates: cluster.nodes.map((one) => candidate(engine, one, ask)),
   }
 }

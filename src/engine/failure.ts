@@ -107,7 +107,9 @@ function isDemoted(
   if (fault.class !== 'read-only' || hold.node!.role !== 'primary' || session.standby === false) return false
   // Whatever becomes of the statement.
   engine.suspect()
-  if (hold.transaction === 'read-only' || (wasInTransaction && begin === null)) return false
+  if (hold.transaction === 'read-only') return false
+  hold.demoted = session.standby === true
+  if (wasInTransaction && begin === null) return false
   return demotions + 1 < engine.config.failover.attempts
 }
 

@@ -10,17 +10,21 @@ import { WaitingRoom } from './waiting-room.ts'
 /** More would only wait to be told that they have waited in vain. */
 const MOST_WAITING = 10_000
 
+interface Entering extends Waiter<void> {
+  readonly node: string
+}
+
 export class Gate {
   readonly #limit: number
   readonly #clock: Clock
-  readonly #waiting: WaitingRoom<void>
+  readonly #waiting: WaitingRoom<void, Entering>
   #inside = 0
 
   constructor(limit: number, clock: Clock) {
     this.#limit = limit
     this.#clock = clock
-    this.#waiting = new WaitingRoom(clock, (late, now) => {
-      for (const waiter of late) waiter.reject(this.#tooMany(now - waiter.since))
+    this.#waiting = new WaitingRoom<void, Entering>(clock, (late, now) => {
+      for (const waiter of late) waiter.reject(this.#tooMany(waiter.node, now - waiter.since))
     })
   }
 
@@ -32,17 +36,21 @@ export class Gate {
     return this.#waiting.length
   }
 
-  /** null: he is in, and must leave. Else settles when he is; rejects with NotExecutedError or the signal's reason. */
-  enter(timeoutMs: number, signal: AbortSignal | undefined): Promise<void> | null {
+  /**
+   * null: he is in, and must leave. Else settles when he is; rejects with NotExecutedError that names `node`, or the
+   * signal's reason.
+   */
+  enter(node: string, timeoutMs: number, signal: AbortSignal | undefined): Promise<void> | null {
     if (this.#inside < this.#limit) {
       this.#inside++
       return null
     }
-    if (this.#waiting.length >= MOST_WAITING) return Promise.reject(this.#tooMany(0))
+    if (this.#waiting.length >= MOST_WAITING) return Promise.reject(this.#tooMany(node, 0))
     return new Promise((resolve, reject) => {
       const since = this.#clock.now()
       const unwatch = (): void => signal?.removeEventListener('abort', abort)
-      const waiter: Waiter<void> = {
+      const waiter: Entering = {
+        node,
         since,
         deadline: since + timeoutMs,
         resolve: () => {
@@ -73,10 +81,10 @@ export class Gate {
     this.#waiting.rejectAll(error)
   }
 
-  #tooMany(waitedMs: number): NotExecutedError {
+  #tooMany(node: string, waitedMs: number): NotExecutedError {
     const message =
       `No replica can take this read, and the primary has ${this.#limit} of that sort already ` +
       `(routing.fallbackLimit); ${this.#waiting.length} others wait, this one has waited ${Math.round(waitedMs)} ms.`
-    return new NotExecutedError('primary', message, 'acquire', undefined)
+    return new NotExecutedError(node, message, 'acquire', undefined)
   }
 }

@@ -59,6 +59,8 @@ export class Hold {
   transactionId: TransactionId | null = null
   /** The connection was lost under a statement of its transaction. */
   lost = false
+  /** A write of its transaction came to a server that is no primary any more. */
+  demoted = false
   /** Something of its transaction may have been kept. */
   kept = false
   /** It read from a replica outside a transaction: whatever comes next belongs on the primary. */
@@ -146,6 +148,7 @@ export class Hold {
     this.possibleWrites = 0
     this.transactionId = null
     this.lost = false
+    this.demoted = false
     this.kept = false
   }
 

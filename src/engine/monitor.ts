@@ -17,7 +17,7 @@ import { readCatalog } from './catalog-reader.ts'
 import { within } from './clock.ts'
 import type { Listeners } from './listeners.ts'
 import type { Node } from './node.ts'
-import { Probe } from './probe.ts'
+import { PROBE_MS, Probe } from './probe.ts'
 import type { Roles } from './roles.ts'
 
 export interface MonitorOptions {
@@ -47,7 +47,7 @@ const ANEW_MS = 1_000
 /** A replica that is to follow another primary has found it by then, or somebody has to help it. */
 const SETTLING_MS = 5_000
 /** A node that takes longer to answer is not waited for: others must not look old because of it. */
-const PATIENCE_MS = 250
+const PATIENCE_MS = { first: 2 * PROBE_MS, then: 250 }
 /** The same failure of the same node is told again after this. */
 const TOLD_AGAIN_MS = 5_000
 /** The catalog is read again after this, and after a definition that passes through here. */
@@ -217,8 +217,8 @@ export class Monitor {
   }
 
   async #run(): Promise<void> {
-    const { clock, ownWrites, roles } = this.#ports
-    while (!this.#stopped && clock.now() - this.#askedForAt < REST_AFTER_MS) {
+    const { ownWrites, roles } = this.#ports
+    while (!this.#stopped && this.#wanted) {
       this.#hurried = false
       const suspected = this.#suspected
       this.#suspected = false
@@ -230,6 +230,12 @@ export class Monitor {
     }
     // A database that sleeps when nobody asks shall not be kept awake.
     if (!this.#stopped) await Promise.all([...this.#probes.values()].map((probe) => probe.rest()))
+    // Somebody may have asked while that was said.
+    if (!this.#stopped && this.#wanted) await this.#run()
+  }
+
+  get #wanted(): boolean {
+    return this.#ports.clock.now() - this.#askedForAt < REST_AFTER_MS
   }
 
   #pause(): Promise<void> {
@@ -282,14 +288,14 @@ export class Monitor {
     if (roles.vacant) await this.#connectAnew()
     // Before the replicas are asked: what they have replayed is compared with where our writes ended.
     if (ownWrites.pending()) await this.#ask([roles.primary])
-    await this.#ask(roles.replicas)
+    await this.#ask(roles.replicas, judging)
     const now = clock.now()
     const due = now - this.#judgedAt >= this.#options.intervalMs
     if (!judging && !due && !this.#searching) return
     this.#judgedAt = now
     // After them: a replica that is ahead of the primary is on another timeline.
     const before = roles.primary
-    await this.#ask([before])
+    await this.#ask([before], judging)
     this.#elect()
     if (roles.primary !== before) {
       // Whoever was compared with the one before is compared with this one.
@@ -311,11 +317,15 @@ export class Monitor {
   }
 
   /** Settles when all have answered, or those that answer at all. */
-  async #ask(nodes: readonly Node[]): Promise<void> {
+  async #ask(nodes: readonly Node[], thoroughly = false): Promise<void> {
     const { clock } = this.#ports
+    // Whoever has never been heard may only be far away.
+    const patient = thoroughly && nodes.some((node) => this.#probes.get(node)?.tried === false)
     const looks = nodes.map((node) => this.#lookAt(node))
     let timer: Timer = null
-    const patience = new Promise<void>((end) => (timer = clock.setTimeout(end, PATIENCE_MS)))
+    const patience = new Promise<void>(
+      (end) => (timer = clock.setTimeout(end, PATIENCE_MS[patient ? 'first' : 'then'])),
+    )
     await Promise.race([Promise.all(looks), patience])
     clock.clearTimeout(timer)
   }
@@ -323,7 +333,11 @@ export class Monitor {
   #lookAt(node: Node): Promise<void> {
     const probe = this.#probes.get(node)
     if (probe === undefined) return Promise.resolve()
-    return (probe.looking ??= this.#sample(probe).finally(() => (probe.looking = null)))
+    const ended = (): void => {
+      probe.looking = null
+      probe.tried = true
+    }
+    return (probe.looking ??= this.#sample(probe).finally(ended))
   }
 
   /** Never rejects: what went wrong stands in the probe. */

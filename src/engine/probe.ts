@@ -8,7 +8,7 @@ import { within } from './clock.ts'
 import type { Node } from './node.ts'
 
 /** A probe is one round trip; a node that takes longer is not fit to be read from. */
-const PROBE_MS = 2_000
+export const PROBE_MS = 2_000
 
 export interface ProbePorts {
   readonly clock: Clock
@@ -28,6 +28,8 @@ export class Probe {
   fault: unknown = new Error('not asked yet')
   /** When that was told to those who listen. */
   toldAt = Number.NEGATIVE_INFINITY
+  /** A question to it has been answered, or has failed. */
+  tried = false
   /** It took the question, and said nothing. */
   silent = false
   /** A question under way. */

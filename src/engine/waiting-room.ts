@@ -14,6 +14,8 @@ export class WaitingRoom<T, W extends Waiter<T> = Waiter<T>> {
   readonly #clock: Clock
   readonly #tell: (late: readonly W[], now: number, waited: number) => void
   #timer: Timer = null
+  /** When it is to ring. */
+  #due = 0
 
   /** `tell` rejects those whose deadline has come; `waited` is how many stood in the queue with them. */
   constructor(clock: Clock, tell: (late: readonly W[], now: number, waited: number) => void) {
@@ -43,6 +45,11 @@ export class WaitingRoom<T, W extends Waiter<T> = Waiter<T>> {
 
   join(waiter: W): Ticket<T, W> {
     const ticket = this.#queue.join(waiter)
+    // Whoever comes later may have less time left.
+    if (this.#timer !== null && waiter.deadline < this.#due) {
+      this.#clock.clearTimeout(this.#timer)
+      this.#timer = null
+    }
     // Who comes from another queue with his time over waits for what came while the process was busy.
     if (this.#timer === null) this.#watch(waiter.deadline <= this.#clock.now() ? GRACE_MS : 1)
     return ticket
@@ -71,7 +78,9 @@ export class WaitingRoom<T, W extends Waiter<T> = Waiter<T>> {
   }
 
   #watch(atLeastMs = 1): void {
-    const ms = Math.max(atLeastMs, this.#queue.earliestDeadline() - this.#clock.now())
+    const now = this.#clock.now()
+    const ms = Math.max(atLeastMs, this.#queue.earliestDeadline() - now)
+    this.#due = now + ms
     // One more turn: after a blocked event loop the connection may be here already, unread.
     const due = (): void => void (this.#timer = this.#clock.setTimeout(() => this.#expire(), 1, 'awaited'))
     this.#timer = this.#clock.setTimeout(due, ms, 'awaited')

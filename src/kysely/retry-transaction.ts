@@ -92,7 +92,8 @@ function settle(lease: Lease | null, error: unknown, tries: Limits & { attempt: 
   const codes = errors.map(codeOf).filter((code) => code !== undefined)
   const node = lease?.hold.node ?? null
   if (lease === null || node === null) {
-    return nextTry({ codes, lostUncommitted: false, partlyKept: false, budgetLeft: true, ...tries }, systemChance)
+    const nothing = { lostUncommitted: false, demoted: false, partlyKept: false, budgetLeft: true }
+    return nextTry({ codes, ...nothing, ...tries }, systemChance)
   }
   const { engine, hold } = lease
   const now = engine.clock.now()
@@ -101,7 +102,8 @@ function settle(lease: Lease | null, error: unknown, tries: Limits & { attempt: 
   const lost = errors.some((one) => engine.faultOf(one, 'query').class === 'connection-lost')
   // The lease of a db.connection() is not over with its transaction, and would begin the next on what is lost.
   const lostUncommitted = lost && hold.lost && hold.ended
-  const next = nextTry({ codes, lostUncommitted, partlyKept: hold.kept, budgetLeft, ...tries }, engine.chance)
+  const failed = { codes, lostUncommitted, demoted: hold.demoted, partlyKept: hold.kept, budgetLeft, ...tries }
+  const next = nextTry(failed, engine.chance)
   const { attempt } = tries
   const counts = node.cells.retries[fault.class]
   if (next.do === 'again') {

@@ -12,7 +12,8 @@ export function warnOfSecondKysely(): void {
   if (theirs === null || ours === null || theirs === ours) return
   process.emitWarning(
     `Two copies of Kysely: the application resolves ${theirs}, kysely-smart-pg resolves ${ours}. ` +
-      "db.batch is missing on the application's copy: use the function batch(db, […]), or install Kysely once " +
+      "What this package adds to db (batch, onPrimary, onReplica, withTimeout) is missing on the application's copy: " +
+      'use the functions of the same names, as in batch(db, […]), or install Kysely once ' +
       '(npm dedupe; for a linked package npm install --install-links).',
     { type: 'SmartPgWarning', code: 'SMARTPG_SECOND_KYSELY' },
   )

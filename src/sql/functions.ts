@@ -108,6 +108,7 @@ const typesAsFunctions = words(`
 `)
 
 const aboutValuesAndCaller = words(`
+  acldefault aclexplode cash_words makeaclitem pg_char_to_encoding pg_split_walfile_name unicode_version
   current_database current_schema current_schemas current_user getdatabaseencoding pg_client_encoding
   pg_collation_for pg_column_compression pg_column_size pg_encoding_max_length pg_input_error_info
   pg_input_is_valid pg_size_bytes pg_size_pretty pg_snapshot_xip pg_snapshot_xmax pg_snapshot_xmin pg_typeof
@@ -160,7 +161,11 @@ const STAYING: readonly (readonly [effect: Effect, names: readonly string[]])[] 
   [
     { ...STAYS, because: 'each server answers for itself' },
     words(`
-      current_query current_setting inet_client_addr inet_client_port inet_server_addr inet_server_port
+      current_query current_setting icu_unicode_version inet_client_addr inet_client_port inet_server_addr inet_server_port
+      mxid_age pg_available_extension_versions pg_available_extensions pg_config pg_cursor pg_extension_update_paths
+      pg_get_sequence_data pg_prepared_statement pg_prepared_xact pg_replication_origin_oid pg_sequence_last_value
+      pg_settings_get_flags pg_tablespace_databases pg_tablespace_location pg_timezone_abbrevs_abbrevs
+      pg_timezone_abbrevs_zone pg_timezone_names
       pg_backend_pid pg_blocking_pids pg_conf_load_time pg_control_checkpoint pg_control_init pg_control_recovery
       pg_control_system pg_current_logfile pg_current_snapshot pg_current_wal_flush_lsn pg_current_wal_insert_lsn
       pg_current_wal_lsn pg_current_xact_id_if_assigned pg_database_size pg_get_replication_slots
@@ -179,7 +184,10 @@ const STAYING: readonly (readonly [effect: Effect, names: readonly string[]])[] 
       col_description format_type has_any_column_privilege has_column_privilege has_database_privilege
       has_foreign_data_wrapper_privilege has_function_privilege has_language_privilege has_largeobject_privilege
       has_parameter_privilege has_schema_privilege has_sequence_privilege has_server_privilege has_table_privilege
-      has_tablespace_privilege has_type_privilege obj_description pg_collation_is_visible pg_conversion_is_visible
+      has_tablespace_privilege has_type_privilege obj_description pg_basetype pg_collation_is_visible
+      pg_column_is_updatable pg_get_catalog_foreign_keys pg_get_function_sqlbody pg_get_publication_tables
+      pg_get_replica_identity_index pg_get_statisticsobjdef_columns pg_get_statisticsobjdef_expressions
+      pg_index_column_has_property pg_index_has_property pg_indexam_has_property pg_relation_is_publishable pg_conversion_is_visible
       pg_describe_object pg_encoding_to_char pg_filenode_relation pg_function_is_visible pg_get_acl
       pg_get_constraintdef pg_get_expr pg_get_function_arg_default pg_get_function_arguments
       pg_get_function_identity_arguments pg_get_function_result pg_get_functiondef pg_get_indexdef pg_get_keywords

@@ -637,7 +637,7 @@ class QueryReader {
     if (this.#frame.clause !== 'group') return false
     const kind = this.#kind(at - 1)
     const before = this.#wordAt(at - 1)
-    // The words' own parentheses keep the clause; ordinary ones lose it, and CUBE in them is a function.
+    // The parentheses of GROUPING SETS keep the clause; all others lose it, and CUBE in them is a function.
     return kind === Kind.comma || kind === Kind.open || before === 'by' || before === 'distinct' || before === 'all'
   }
 }
@@ -669,9 +669,8 @@ const KEYWORDS: ReadonlyMap<string, string> = new Map(
 
 /** Words that mean something special inside these parentheses: CUBE in GROUPING SETS, COLUMNS in JSON_TABLE. */
 const CLAUSE_INSIDE: ReadonlyMap<string, Clause> = new Map([
+  // CUBE and ROLLUP hold expressions alone: inside them CUBE is a function.
   ['sets', 'group'],
-  ['cube', 'group'],
-  ['rollup', 'group'],
   ['json_table', 'columns'],
   ['columns', 'columns'],
 ])
@@ -706,12 +705,11 @@ function newFrame(): Frame {
   }
 }
 
+/** All but what is set where it begins to matter. */
 function asNew(frame: Frame): Frame {
   frame.verb = ''
   frame.item = 'no'
   frame.cte = 'no'
-  frame.recursive = false
-  frame.pending = ''
   frame.names = null
   frame.started = false
   frame.usingSeen = false

@@ -56,6 +56,7 @@ const toReplica: RouteExplanation = {
   reason: 'read',
   facts: factsOf('select lower(name) from orders join customers using (id)'),
   refused: null,
+  strategy: { strategy: 'performance', because: 'it is configured' },
   candidates: [node, near, { ...far, ownWrites: 'none' }],
 }
 const headlineOf = (explanation: RouteExplanation) => explanationText(explanation).split('\n')[0]
@@ -68,6 +69,7 @@ describe('the text of an explanation', () => {
         '  statement  read_complex',
         '  reads      orders, customers',
         '  calls      lower',
+        '  strategy   performance: it is configured',
         '  node     role     could take it              lag                   score  load  latency  breaker    own writes       zone  priority  weight  tags',
         '  primary  primary  yes: primary               –                     100    0     –        closed     visible          –     1         1       –',
         '  eu-2     replica  yes: fresh                 12 ms, 0 B            97     3     0.8 ms   closed     visible          eu    1         1       reports, big',
@@ -118,7 +120,7 @@ describe('the text of an explanation', () => {
       candidates: [{ ...near, because: 'odd\nreason', tags: ['new\nline'] }],
     }
     const text = explanationText(named)
-    expect(text.split('\n')).toHaveLength(7)
+    expect(text.split('\n')).toHaveLength(8)
     // oxlint-disable-next-line no-control-regex -- they are what is looked for
     expect(text.replaceAll('\n', '')).not.toMatch(/[\u0000-\u001f\u0080-\u009f\u2028]/)
   })

@@ -8,6 +8,7 @@ import type { FailedTransaction } from '../../src/core/transaction-retry.ts'
 const failed = (one: Partial<FailedTransaction>): FailedTransaction => ({
   codes: [],
   lostUncommitted: false,
+  demoted: false,
   partlyKept: false,
   attempt: 1,
   attempts: 3,
@@ -22,6 +23,7 @@ describe('a transaction', () => {
   test.each<[string, Partial<FailedTransaction>]>([
     ['after a serialization failure', { codes: ['40001'] }],
     ['after a deadlock', { codes: ['40P01'] }],
+    ['whose server is a standby by now', { codes: ['25006'], demoted: true }],
     ['after either that something else wraps', { codes: ['SMARTPG_BATCH', '40001'] }],
     ['that was certainly not executed', { codes: ['SMARTPG_NOT_EXECUTED', 'ECONNRESET'] }],
     ['whose connection was lost before COMMIT', { codes: ['SMARTPG_CONNECTION_LOST'], lostUncommitted: true }],

@@ -187,12 +187,12 @@ describe('not bounded by routing.fallbackLimit', () => {
 
 describe('the gate itself', () => {
   const waitFor = (gate: Gate, ms = 1_000, signal?: AbortSignal): Watched<void> =>
-    watched(gate.enter(ms, signal) ?? Promise.reject(new Error('it was let in at once')))
+    watched(gate.enter('primary', ms, signal) ?? Promise.reject(new Error('it was let in at once')))
 
   test('takes ten thousand who wait and no more: the next is told at once', async () => {
     const clock = new FakeClock()
     const gate = new Gate(1, clock)
-    expect(gate.enter(1_000, undefined)).toBe(null)
+    expect(gate.enter('primary', 1_000, undefined)).toBe(null)
     const waiting = Array.from({ length: 10_000 }, () => waitFor(gate))
     const turnedAway = waitFor(gate)
     await clock.advance(0)
@@ -209,7 +209,7 @@ describe('the gate itself', () => {
   test('gives a place that comes free to whoever has waited longest and is still there', async () => {
     const clock = new FakeClock()
     const gate = new Gate(1, clock)
-    expect(gate.enter(1_000, undefined)).toBe(null)
+    expect(gate.enter('primary', 1_000, undefined)).toBe(null)
     const controller = new AbortController()
     const first = waitFor(gate, 1_000, controller.signal)
     const second = waitFor(gate, 20)
@@ -228,7 +228,7 @@ describe('the gate itself', () => {
   test('who waits and gives up in the same moment in which his turn comes takes the place, or leaves it to the next', async () => {
     const clock = new FakeClock()
     const gate = new Gate(1, clock)
-    expect(gate.enter(1_000, undefined)).toBe(null)
+    expect(gate.enter('primary', 1_000, undefined)).toBe(null)
     const controller = new AbortController()
     const first = waitFor(gate, 1_000, controller.signal)
     gate.leave()

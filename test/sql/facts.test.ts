@@ -777,6 +777,17 @@ test('a name given in parentheses is forgotten behind them, and may be given aga
   expect(factsOf(`select ${given}, (select * from c), (select * from d)`).tablesRead).toEqual(['c', 'd'])
 })
 
+test('parentheses know nothing of those that were closed before them', () => {
+  expect(factsOf(`select (select * from a), (nextval('plate_no'))`).functions).toEqual(['nextval'])
+  expect(factsOf('select (select 1), extract(day from b), trim(from c)').tablesRead).toEqual([])
+  expect(factsOf('select (select 1 from a), (select lower (b))').functions).toEqual(['lower'])
+  expect(
+    factsOf('select (with recursive c as (select 1) select 2), (with c as (select * from c) select 3)'),
+  ).toMatchObject({ tablesRead: ['c'] })
+  const gone = 'with x as (delete from a using b returning 1), y as (delete from c using d returning 1) select 1'
+  expect(factsOf(gone)).toMatchObject({ tablesRead: ['b', 'd'], tablesWritten: ['a', 'c'] })
+})
+
 describe('the summary', () => {
   test.each([
     ['select * from orders join customers on true', 'SELECT orders customers'],

@@ -389,17 +389,16 @@ describe('while definitions change', () => {
     expect(after).toEqual(await settings())
   })
 
-  test('more than a page of functions and tables is read whole', async () => {
+  test('more than a page of functions and views is read whole', async () => {
     await owner.query(`create schema many; do $$ begin for i in 1..2100 loop
       execute format('create function many.f_%s(int) returns int language sql as %L', i, 'select $1 + ' || i);
       end loop; end $$`)
-    await owner.query(`create table many.parted (id int) partition by list (id); do $$ begin for i in 1..2100 loop
-      execute format('create table many.p_%1$s partition of many.parted for values in (%1$s)', i); end loop; end $$`)
+    await owner.query(`create table many.base (id int); do $$ begin for i in 1..2100 loop
+      execute format('create view many.v_%s as select id from many.base', i); end loop; end $$`)
     const catalog = await catalogNow()
     expect(catalog.judge(factsOf('select f_1(1), f_2000(2), f_2001(3), many.f_2100(4)')).because).toBe('read')
     expect(catalog.judge(factsOf('select f_2101(1)')).because).toBe('unknown function')
-    expect(catalog.tablesRead(factsOf('select * from many.parted'))).toHaveLength(2101)
-    expect(catalog.tablesWritten(['p_2100'])).toEqual(['many.p_2100'])
+    expect(catalog.tablesRead(factsOf('select * from v_1, v_2000, many.v_2100'))).toEqual(['many.base'])
     expect(catalog.snapshot?.whole).toBe(true)
     await owner.query('set client_min_messages = error; drop schema many cascade')
   })
