@@ -8,10 +8,9 @@ import { ConfigError, SmartPgError } from '../core/errors.ts'
 import type { RouteExplanation } from '../core/explain.ts'
 import type { Fault } from '../core/fault.ts'
 import { OwnWrites } from '../core/own-writes.ts'
-import { IDENTITY, identityOf } from '../core/identity.ts'
 import { Refusals } from '../core/refusals.ts'
 import type { Wish } from '../core/route.ts'
-import { LOCK_TIMEOUT, PreparedNames, WHOSE_TRANSACTION, WHO_ANSWERS } from '../core/statements.ts'
+import { PreparedNames } from '../core/statements.ts'
 import type { Chance, Clock, Facts, OpenSession, Role, Session, Statement } from '../core/types.ts'
 import { UsualTimes } from '../core/usual-time.ts'
 import { FactsCache } from '../sql/facts-of.ts'
@@ -19,6 +18,7 @@ import { builtInEffect } from './catalog-reader.ts'
 import { Cluster } from './cluster.ts'
 import { digest } from './digest.ts'
 import { explain } from './explain.ts'
+import { anotherCluster, answersForAnother, identify, knowsTransactions, lockTimeoutOf } from './first-questions.ts'
 import { Gate } from './gate.ts'
 import type { Hold } from './hold.ts'
 import type { Listeners } from './listeners.ts'
@@ -359,121 +359,5 @@ export class Engine {
     const { init } = this.config.session
     if (typeof init === 'string') await session.send(this.statement(init, []))
     else if (init !== undefined) await init(this.hookConnection(session))
-  }
-}
-
-/** A server that cannot be asked is never taken for one that was. */
-async function identify(session: Session): Promise<ReturnType<typeof identityOf> | null> {
-  try {
-    const { rows } = await session.send(IDENTITY)
-    return identityOf(rows[0] ?? {})
-  } catch (error) {
-    if (session.lost !== null) throw error
-    return null
-  }
-}
-
-function anotherCluster({ name }: Node, received: string, ours: string): ConfigError {
-  const expected = `a server of this cluster (${ours})`
-  return new ConfigError([
-    { path: name, received: `a server of another one (system_identifier ${received})`, expected },
-  ])
-}
-
-/** What the user's own settings make of lock_timeout. A type parser of his may make of it what it likes. */
-async function lockTimeoutOf(session: Session): Promise<string | null> {
-  const { rows } = await session.send(LOCK_TIMEOUT)
-  const value = rows[0]?.['lock_timeout']
-  return typeof value === 'string' && /^\d+[a-z]*$/.test(value) ? value : null
-}
-
-/** A server that cannot be asked would refuse in the middle of a transaction, and that would be its end. */
-async function knowsTransactions(session: Session): Promise<boolean> {
-  try {
-    await session.send(WHOSE_TRANSACTION)
-    return true
-  } catch (error) {
-    if (session.lost !== null) throw error
-    return false
-  }
-}
-
-/** Whether something between us and the server answers: a pooler makes up the backend's number that it gives at connect. */
-async function answersForAnother(session: Session): Promise<boolean | undefined> {
-  try {
-    const { rows } = await session.send(WHO_ANSWERS)
-    return Number(rows[0]?.['pid'] ?? session.pid) !== session.pid
-  } catch (error) {
-    // A type parser of the user may throw at anything; a connection that is gone says so by itself.
-    if (session.lost !== null) throw error
-    return undefined
-  }
-}
-
-/** An engine that several users share: the first start starts it, the last stop ends it, a later start makes a new one. */
-export class EngineHandle {
-  readonly #make: () => Engine
-  readonly #onStart: (engine: Engine) => () => void
-  readonly #users = new Set<object>()
-  #engine: Engine | null = null
-  #onStop: (() => void) | null = null
-  #stopping: Promise<void> | null = null
-
-  constructor(make: () => Engine, onStart: (engine: Engine) => () => void) {
-    this.#make = make
-    this.#onStart = onStart
-  }
-
-  /** The engine, started or not: made when first looked at, which opens nothing. */
-  get engine(): Engine {
-    return (this.#engine ??= this.#make())
-  }
-
-  /** The engine, for queries; throws when nobody has started it. */
-  get running(): Engine {
-    if (this.#engine !== null && this.#onStop !== null) return this.#engine
-    throw new SmartPgError('SMARTPG_CLOSED', 'The dialect was destroyed.', { phase: 'acquire' })
-  }
-
-  /** Counts `user` in; starts the engine for the first one. */
-  async start(user: object): Promise<Engine> {
-    while (this.#stopping !== null) await this.#stopping
-    this.#users.add(user)
-    const { engine } = this
-    if (this.#onStop !== null) return engine
-    try {
-      this.#onStop = this.#onStart(engine)
-    } catch (error) {
-      this.#users.delete(user)
-      throw error
-    }
-    engine.start()
-    return engine
-  }
-
-  /** Counts `user` out without stopping anything: the engine waits for its next user. */
-  forget(user: object): void {
-    this.#users.delete(user)
-  }
-
-  /** Counts `user` out; stops the engine after the last one. */
-  async stop(user: object): Promise<void> {
-    if (this.#users.delete(user) && this.#users.size === 0) await this.end()
-  }
-
-  /** Stops the engine whoever uses it. */
-  async end(): Promise<void> {
-    this.#users.clear()
-    if (this.#stopping !== null) await this.#stopping
-    if (this.#engine === null) return
-    const engine = this.#engine
-    const onStop = this.#onStop
-    this.#engine = null
-    this.#onStop = null
-    this.#stopping = engine.stop().finally(() => {
-      onStop?.()
-      this.#stopping = null
-    })
-    await this.#stopping
   }
 }

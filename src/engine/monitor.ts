@@ -11,10 +11,8 @@ import type { NodeSample } from '../core/node-sample.ts'
 import { reviewOutliers } from '../core/ejection.ts'
 import type { OwnWrites } from '../core/own-writes.ts'
 import type { Catalog } from '../core/catalog.ts'
-import { READ_FACTS } from '../core/statements.ts'
-import type { Chance, Clock, Row, Session, Timer } from '../core/types.ts'
-import { readCatalog } from './catalog-reader.ts'
-import { within } from './clock.ts'
+import type { Chance, Clock, Timer } from '../core/types.ts'
+import { CatalogKeeper } from './catalog-keeper.ts'
 import type { Listeners } from './listeners.ts'
 import type { Node } from './node.ts'
 import { PROBE_MS, Probe } from './probe.ts'
@@ -47,15 +45,11 @@ const ANEW_MS = 1_000
 /** A replica that is to follow another primary has found it by then, or somebody has to help it. */
 const SETTLING_MS = 5_000
 /** A node that takes longer to answer is not waited for: others must not look old because of it. */
-const PATIENCE_MS = { first: 2 * PROBE_MS, then: 250 }
+const PATIENCE_MS = { atFirst: 2 * PROBE_MS, later: 250 }
 /** The same failure of the same node is told again after this. */
 const TOLD_AGAIN_MS = 5_000
-/** The catalog is read again after this, and after a definition that passes through here. */
-const CATALOG_MS = { again: 30_000, afterFailure: 5_000, atMost: 30_000 }
 /** Nothing is known of it. */
 const ANOTHER_CLUSTER: Known = { timeline: 0, systemIdentifier: null }
-/** After the goodbye the server closes the socket at once or not at all. */
-const CLOSE_GRACE_MS = 2_000
 /** Without statements to route for this long the monitor rests. */
 const REST_AFTER_MS = 10_000
 
@@ -69,12 +63,9 @@ export class Monitor {
   /** The one after that, while it has not begun. */
   #nextRound: { judging: boolean; readonly done: Promise<void> } | null = null
   #stopped = false
-  readonly #stopping = new AbortController()
   #askedForAt = 0
   #judgedAt = Number.NEGATIVE_INFINITY
-  #catalogDueAt = Number.NEGATIVE_INFINITY
-  #catalogSession: Session | null = null
-  #readingCatalog: Promise<void> | null = null
+  readonly #catalog: CatalogKeeper
   #hurried = false
   #hurryMs = HURRY_MS.first
   /** Something has happened that may have moved a role. */
@@ -90,6 +81,7 @@ export class Monitor {
   constructor(options: MonitorOptions, ports: MonitorPorts) {
     this.#options = options
     this.#ports = ports
+    this.#catalog = new CatalogKeeper({ ...ports, connectTimeoutMs: options.connectTimeoutMs })
     for (const node of ports.roles.nodes) this.watch(node)
   }
 
@@ -190,25 +182,24 @@ export class Monitor {
 
   /** What the catalog says may be out of date. */
   catalogChanged(): void {
-    this.#catalogDueAt = Number.NEGATIVE_INFINITY
+    this.#catalog.changed()
   }
 
   /** Settles when the catalog has been read, or could not be. */
   catalogRead(): Promise<void> {
-    return this.#readCatalog()
+    return this.#catalog.keep(this.#ports.roles.primary)
   }
 
   async stop(): Promise<void> {
     this.#stopped = true
-    this.#stopping.abort(new Error('the dialect was destroyed'))
     this.#ports.clock.clearTimeout(this.#resting?.timer)
     this.#resting?.end()
-    this.#catalogSession?.destroy(new Error('the dialect was destroyed'))
-    await Promise.all([...this.#probes.values()].map((probe) => probe.close()))
+    const close = (): Promise<unknown> => Promise.all([...this.#probes.values()].map((probe) => probe.close()))
+    await Promise.all([this.#catalog.stop(), close()])
     await this.#running
     await this.#lastRound
-    await this.#readingCatalog
-    await Promise.all([...this.#probes.values()].map((probe) => probe.close()))
+    // One that was about to ask when it was told.
+    await close()
   }
 
   /** Positions in the log mean something else from now on. */
@@ -304,7 +295,7 @@ export class Monitor {
     }
     this.#sure = !roles.vacant && this.faultOf(roles.primary) === null
     this.#judge()
-    if (roles.primary.health.up && !roles.vacant) void this.#readCatalog()
+    if (roles.primary.health.up && !roles.vacant) void this.#catalog.keep(roles.primary)
   }
 
   /** While nobody is the primary a name may come to mean another server, which what is open does not see. */
@@ -324,7 +315,7 @@ export class Monitor {
     const looks = nodes.map((node) => this.#lookAt(node))
     let timer: Timer = null
     const patience = new Promise<void>(
-      (end) => (timer = clock.setTimeout(end, PATIENCE_MS[patient ? 'first' : 'then'])),
+      (end) => (timer = clock.setTimeout(end, PATIENCE_MS[patient ? 'atFirst' : 'later'])),
     )
     await Promise.race([Promise.all(looks), patience])
     clock.clearTimeout(timer)
@@ -466,47 +457,6 @@ export class Monitor {
       lagBytes: verdict.lag.bytes,
       at: now,
     })
-  }
-
-  /** Beside the traffic; until it is known, nobody's functions are, and every own write counts for every read. */
-  #readCatalog(): Promise<void> {
-    const { catalog, clock, roles } = this.#ports
-    if (this.#readingCatalog !== null) return this.#readingCatalog
-    if (clock.now() < this.#catalogDueAt) return Promise.resolve()
-    this.#readingCatalog = this.#learn(roles.primary)
-      .then(
-        () => CATALOG_MS.again,
-        (error: unknown) => {
-          const during = 'reading the catalog'
-          if (!this.#stopped) this.#ports.listeners.emit('error', { node: roles.primary.name, during, error })
-          return CATALOG_MS.afterFailure
-        },
-      )
-      .then((ms) => {
-        this.#readingCatalog = null
-        // Something may have changed it meanwhile.
-        this.#catalogDueAt = catalog.known ? clock.now() + ms : Math.min(this.#catalogDueAt, clock.now() + ms)
-      })
-    this.#catalogDueAt = clock.now() + CATALOG_MS.afterFailure
-    return this.#readingCatalog
-  }
-
-  /** On a connection of its own: whoever is asked about roles is not to wait for it. */
-  async #learn({ openApart }: Node): Promise<void> {
-    const { catalog, clock } = this.#ports
-    const { version } = catalog
-    const session = await openApart({ timeoutMs: this.#options.connectTimeoutMs, signal: this.#stopping.signal })
-    session.unref()
-    this.#catalogSession = session
-    try {
-      const late = (): Error => new Error(`the catalog was not read within ${CATALOG_MS.atMost} ms`)
-      const ask = async (sql: string): Promise<Row[]> =>
-        (await session.send({ sql, parameters: [], facts: READ_FACTS })).rows
-      catalog.learn(await within(clock, CATALOG_MS.atMost, readCatalog(ask, catalog.snapshot), late), version)
-    } finally {
-      this.#catalogSession = null
-      void session.close(CLOSE_GRACE_MS)
-    }
   }
 }
 

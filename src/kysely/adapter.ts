@@ -3,7 +3,7 @@
 
 import { PostgresAdapter } from 'kysely'
 import type { DialectAdapter } from 'kysely'
-import type { EngineHandle } from '../engine/engine.ts'
+import type { EngineHandle } from '../engine/engine-handle.ts'
 
 export class SmartPgAdapter extends PostgresAdapter {
   readonly #engine: EngineHandle

@@ -3,7 +3,7 @@
 
 import { IdentifierNode, RawNode } from 'kysely'
 import type { DatabaseConnection, Driver, QueryCompiler, TransactionSettings } from 'kysely'
-import type { EngineHandle } from '../engine/engine.ts'
+import type { EngineHandle } from '../engine/engine-handle.ts'
 import { beginningOn, leaseOf, markOfConnection } from './hints.ts'
 import { Lease } from './lease.ts'
 

@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest'
 import { CompiledQuery } from 'kysely'
 import { NODE_SQL } from '../../src/core/node-sample.ts'
-import { EngineHandle } from '../../src/engine/engine.ts'
+import { EngineHandle } from '../../src/engine/engine-handle.ts'
 import type { Engine } from '../../src/engine/engine.ts'
 import { Lease } from '../../src/kysely/lease.ts'
 import { newTestEngine, rejection, seconds, sent, startedEngine, watched } from '../support/engine.ts'
