@@ -26,13 +26,15 @@ const long = `${middle} union all `.repeat(20) + middle
 const filled = (unit: string, before = 'select ', after = ''): string =>
   before + unit.repeat(Math.floor((megabyte - before.length - after.length) / unit.length)) + after
 
+const half = (unit: string): string => unit.repeat(megabyte / 2 / unit.length)
+
 const worst: readonly [name: string, sql: string][] = [
   ['a,a,a,', filled('a,')],
   ['1,1,1,', filled('1,')],
   ['.....', filled('.')],
   [':::::', filled(':: ')],
   ['()()()', filled('()')],
-  ['((((( )))))', filled('(') + filled(')', '')],
+  ['((((( )))))', half('(') + half(')')],
   ['[[[[[', filled('[')],
   ['[][][]', filled('[]')],
   [';;;;;', filled(';')],
@@ -51,7 +53,7 @@ const worst: readonly [name: string, sql: string][] = [
   ['$a$ $a$ $a$', filled('$a$ $a$ ')],
   ['unfinished $a$', filled('$b$', 'select $a$')],
   ['/* /* /*', filled('/*', '')],
-  ['/* */ */', filled('/*', '').slice(0, megabyte / 2) + filled('*/', '').slice(0, megabyte / 2)],
+  ['/* */ */', half('/*') + half('*/')],
   ['-- -- --', filled('--\n')],
   ['one name', filled('a')],
   ['one NAME', filled('A')],
