@@ -59,7 +59,7 @@ export function failed(run: Run, seat: Seat, error: unknown): (NextStep & { do: 
       committing:
         wasInTransaction &&
         (statement.facts.verb === 'commit' || (fault.dropsConnection && mayCommit(statement.facts))),
-      onReplica: node.role === 'replica' || run.demoted,
+      onReplica: hold.sentAs === 'replica' || run.demoted,
       triedElsewhere: failedOn.length > 0,
       attempt,
       attempts,
@@ -104,7 +104,7 @@ function isDemoted(
   { session }: Seat,
   fault: Fault,
 ): boolean {
-  if (fault.class !== 'read-only' || hold.node!.role !== 'primary' || session.standby === false) return false
+  if (fault.class !== 'read-only' || hold.sentAs !== 'primary' || session.standby === false) return false
   // Whatever becomes of the statement.
   engine.suspect()
   if (hold.transaction === 'read-only') return false

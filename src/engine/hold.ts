@@ -6,7 +6,7 @@ import type { Permit } from '../core/breaker.ts'
 import type { CloseReason, RouteReason } from '../core/cells.ts'
 import { mayEndTransaction } from '../core/commit-fate.ts'
 import type { TransactionId } from '../core/commit-fate.ts'
-import type { Facts, Statement } from '../core/types.ts'
+import type { Facts, Role, Statement } from '../core/types.ts'
 import { outlivesReset } from '../sql/functions.ts'
 import type { Node } from './node.ts'
 import type { LanePassage } from './passage.ts'
@@ -31,6 +31,8 @@ export class Hold {
   within: Hold | null = null
   /** Whose connection it is, or was last. */
   node: Node | null = null
+  /** What its node was when the last statement was sent: by the time of the answer it may be something else. */
+  sentAs: Role = 'primary'
   /** Why the connection is where it is. */
   because: RouteReason = 'unknown'
   /** A BEGIN that need not be sent before there is something to begin. */
@@ -111,6 +113,7 @@ export class Hold {
 
   /** A statement goes out on the connection: what must be remembered of it once it has ended. */
   sends(facts: Facts): void {
+    this.sentAs = this.node!.role
     if (facts.stateful && this.pooled !== null) {
       this.pooled.dirty = true
       this.pooled.unresettable ||= outlivesReset(facts)
@@ -123,7 +126,7 @@ export class Hold {
     // COMMIT PREPARED brings to light what another session wrote.
     if (facts.verb === 'commit' && !this.inTransaction) this.wrote = 'everything'
     if (facts.kind === 'ddl' || facts.kind === 'unknown') this.redefined = true
-    if (this.transaction === 'none' && this.node!.role === 'replica') this.readOnReplica = true
+    if (this.transaction === 'none' && this.sentAs === 'replica') this.readOnReplica = true
   }
 
   /** A BEGIN has been sent, alone or with others: whoever comes meanwhile waits for what becomes of it. */

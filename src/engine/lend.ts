@@ -31,6 +31,7 @@ const PARTING_MS = 2_000
 /** Settles as `use` does, when the connection is closed. Rejects like any acquire when there is none to be had. */
 export async function lendTo<T>(engine: Engine, { node, lend, use, signal }: Loan<T>): Promise<T> {
   const pooled = await acquire(engine, node, signal)
+  const { role } = node
   // Who looks for the holder of a connection, or is told of a leak, reads this.
   pooled.doing = 'withClient'
   let lent: Lent | null = null
@@ -43,7 +44,7 @@ export async function lendTo<T>(engine: Engine, { node, lend, use, signal }: Loa
     await part(pooled.session, lent)
     node.pool.release(pooled, 'lifetime')
     // Nobody has read what was sent.
-    if (node.role === 'primary') {
+    if (role === 'primary') {
       engine.wrote('everything')
       engine.catalogChanged()
     }

@@ -276,7 +276,7 @@ export class Monitor {
   async #lookAround(judging: boolean): Promise<void> {
     if (this.#stopped) return
     const { clock, ownWrites, roles } = this.#ports
-    if (roles.vacant) await this.#connectAnew()
+    if (roles.vacant) this.#connectAnew()
     // Before the replicas are asked: what they have replayed is compared with where our writes ended.
     if (ownWrites.pending()) await this.#ask([roles.primary])
     await this.#ask(roles.replicas, judging)
@@ -299,12 +299,11 @@ export class Monitor {
   }
 
   /** While nobody is the primary a name may come to mean another server, which what is open does not see. */
-  async #connectAnew(): Promise<void> {
+  #connectAnew(): void {
     const now = this.#ports.clock.now()
     if (now - this.#connectedAt < ANEW_MS) return
     this.#connectedAt = now
-    const standbys = [...this.#probes.values()].filter(({ fault, looking }) => fault === null && looking === null)
-    await Promise.all(standbys.map((probe) => probe.rest()))
+    for (const probe of this.#probes.values()) if (probe.fault === null && probe.looking === null) void probe.rest()
   }
 
   /** Settles when all have answered, or those that answer at all. */

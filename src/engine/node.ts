@@ -117,7 +117,7 @@ export class Node implements Host {
     if (role === 'primary') return
     this.pool.turnAway(because)
     // What it acknowledges now is not kept, and where it is frozen it never answers.
-    this.pool.abandon(because)
+    this.pool.abandon(because, 'all')
   }
 
   /** Work under way here; what balancing compares. */

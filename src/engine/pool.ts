@@ -262,13 +262,18 @@ export class Pool implements LaneHost, Watched {
     this.lanes.queue.rejectAll(error)
   }
 
-  /** What it was sent and has not answered nobody shall wait for any longer. */
-  abandon(because: string): void {
+  /**
+   * What it was sent and has not answered nobody shall wait for any longer; with `all`, nobody shall send anything more on
+   * what is held either.
+   */
+  abandon(because: string, which: 'unanswered' | 'all' = 'unanswered'): void {
     const { name } = this.#node
     const message = `Node '${name}' is given up: ${because}.`
     const reason = new SmartPgError('SMARTPG_CONNECTION_LOST', message, { node: name, phase: 'execute' })
     const shared = [...this.lanes.lanes].map(({ pooled }) => pooled)
-    for (const { session } of [...this.#busy, ...shared]) if (session.unanswered > 0) session.destroy(reason)
+    for (const { session } of [...this.#busy, ...shared]) {
+      if (which === 'all' || session.unanswered > 0) session.destroy(reason)
+    }
   }
 
   /**

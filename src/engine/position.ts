@@ -10,7 +10,7 @@ import type { Seat } from './seat.ts'
 /** Whether something that was written in a session is kept when this statement has ended. */
 export function asksForPosition({ engine, hold, session, statement, wasInTransaction }: Run): boolean {
   if (session === undefined || engine.config.routing.readYourWrites === 'off') return false
-  if (hold.node!.role !== 'primary' || hold.passage !== null) return false
+  if (hold.sentAs !== 'primary' || hold.passage !== null) return false
   const { facts } = statement
   if (hold.together !== null && !hold.together.full) return false
   if (facts.kind === 'transaction') return hold.wrote !== null && (facts.verb === 'commit' || facts.verb === 'end')

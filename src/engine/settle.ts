@@ -17,7 +17,7 @@ export function afterwards(engine: Engine, hold: Hold, seat: Seat, now: number):
   const shared = hold.passage !== null
   hold.passage = null
   seat.settles(now)
-  if (hold.wrote === null || hold.node!.role === 'replica') return
+  if (hold.wrote === null || hold.sentAs === 'replica') return
   if (!shared && seat.session.lost === null && seat.session.status !== 'idle') return
   if (hold.redefined) engine.catalogChanged()
   hold.redefined = false
