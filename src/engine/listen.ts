@@ -99,7 +99,9 @@ export class Notifications {
 
   /** Another server is the primary: nobody notifies at the old one any more. */
   moved(): void {
-    this.#session?.destroy(new Error('another server is the primary now'))
+    const moved = new Error('another server is the primary now')
+    if (this.#session === null) this.#connecting.abort(moved)
+    else this.#session.destroy(moved)
   }
 
   /** Ends every listener, rejects who waits, says goodbye. Always settles. */

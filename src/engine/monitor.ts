@@ -119,9 +119,9 @@ export class Monitor {
   /** A role may have moved: looks at every node now. */
   suspect(): void {
     this.#sure = false
+    this.poke()
     if (this.#suspected) return
     this.#suspected = true
-    this.poke()
     this.#wake(0)
   }
 
