@@ -2,10 +2,12 @@
 // by that, and nobody may be sent where only an old primary is left.
 
 import { describe, expect, test } from 'vitest'
-import { ConfigError, NotExecutedError, OutcomeUnknownError } from '../../src/core/errors.ts'
+import { OutcomeUnknownError } from '../../src/core/errors.ts'
 import { rejection, seconds, sent, watched } from '../support/engine.ts'
-import { newTestCluster, startedCluster } from '../support/scripted-cluster.ts'
+import type { TestLease } from '../support/engine.ts'
+import { startedCluster } from '../support/scripted-cluster.ts'
 import type { TestCluster } from '../support/scripted-cluster.ts'
+import { networkError } from '../support/scripted-server.ts'
 
 const INSERT = 'insert into t values (1)'
 
@@ -51,6 +53,40 @@ describe('when the primary is lost and a replica is promoted', () => {
     expect(write.error).toBeInstanceOf(OutcomeUnknownError)
     await cluster.run(INSERT)
     expect(ranOn(cluster)).toEqual(['primary', 'replica-1'])
+  })
+
+  test('a COMMIT that is unanswered then may have been kept: its caller is told that nobody knows', async () => {
+    const cluster = await startedCluster({ replicas: 1 })
+    const lease = cluster.lease()
+    await lease.begin()
+    await lease.run(INSERT)
+    cluster.primary.on(/^commit/, 'never')
+    const commit = watched(lease.run('commit'))
+    await cluster.clock.advance(10)
+    cluster.promote('replica-1')
+    cluster.engine.suspect()
+    await cluster.clock.advance(10)
+    cluster.kill('primary')
+    await cluster.clock.advance(seconds(5))
+    expect(commit.error).toBeInstanceOf(OutcomeUnknownError)
+    lease.release()
+  })
+
+  test('a write of which nobody knows the outcome is an own write: who looks for it does not look on a stale replica', async () => {
+    const cluster = await startedCluster({ replicas: 2 })
+    cluster.member('primary').writeMs = 60_000
+    const write = watched(cluster.run(INSERT))
+    await cluster.clock.advance(10)
+    cluster.replay('replica-1')
+    cluster.promote('replica-1')
+    cluster.engine.suspect()
+    await cluster.clock.advance(10)
+    expect(write.error).toBeInstanceOf(OutcomeUnknownError)
+    expect(cluster.engine.cluster.node('replica-2')!.health.fit).toBe(true)
+    expect(await cluster.readsFrom()).toBe('replica-1')
+    cluster.replay('replica-2')
+    await cluster.clock.advance(seconds(2))
+    expect(await cluster.readsFrom()).toBe('replica-2')
   })
 
   test('reads go on: on the replica that remains, once that is known to follow the new one', async () => {
@@ -139,20 +175,41 @@ describe('when the primary is lost and a replica is promoted', () => {
     ])
   })
 
-  test('its connections are closed as they are given back, and none is handed out again', async () => {
+  test.each<[string, string, (lease: TestLease) => Promise<unknown>]>([
+    ['of a transaction that was open on the old one', 'commit', (lease) => lease.begin()],
+    ['of a transaction that was open on the old one', INSERT, (lease) => lease.begin()],
+    ['on a connection that its caller keeps', INSERT, (lease) => lease.run('select a from t for update')],
+  ])('nothing more %s is sent there, since nothing of it would be kept: %s', async (_, next, opens) => {
     const cluster = await startedCluster({ replicas: 1 })
     const lease = cluster.lease()
+    await opens(lease)
     await lease.run(INSERT)
-    await lease.run('select a from t')
-    cluster.member('primary').recovering = true
+    // It goes on accepting writes, on a timeline that is over.
     cluster.promote('replica-1')
     cluster.engine.suspect()
-    await cluster.clock.advance(seconds(1))
-    const [pool] = cluster.engine.cluster.nodes.filter(({ name }) => name === 'primary').map((node) => node.pool)
-    expect(pool!.counts().total).toBe(1)
+    await cluster.clock.advance(10)
+    const before = sent(cluster.primary).length
+    const { code } = await rejection(lease.run(next))
+    expect(['SMARTPG_NOT_EXECUTED', 'SMARTPG_CONNECTION_LOST']).toContain(code)
     lease.release()
-    await cluster.clock.advance(0)
-    expect(pool!.counts().total).toBe(0)
+    await cluster.clock.advance(10)
+    expect(sent(cluster.primary).slice(before)).toEqual([])
+    expect(cluster.engine.cluster.node('primary')!.pool.counts().total).toBe(0)
+  })
+
+  test('a COMMIT that is sent to the old one all the same and not answered is of unknown outcome', async () => {
+    const cluster = await startedCluster({ replicas: 1 })
+    const lease = cluster.lease()
+    await lease.begin()
+    await lease.run(INSERT)
+    cluster.primary.on(/^commit/, { drops: networkError('ECONNRESET'), delayMs: 20 })
+    const commit = watched(lease.run('commit'))
+    await cluster.clock.advance(10)
+    cluster.promote('replica-1')
+    cluster.engine.suspect()
+    await cluster.clock.advance(100)
+    expect(commit.error).toBeInstanceOf(OutcomeUnknownError)
+    lease.release()
   })
 
   test('a wait for a new primary does not use up the time in which a connection to it may be opened', async () => {
@@ -209,253 +266,31 @@ describe('a planned switchover', () => {
   })
 })
 
-describe('while no server is the primary', () => {
-  const vacant = async (options = {}): Promise<TestCluster> => {
-    const cluster = await startedCluster({ replicas: 2, failover: { timeout: '2s' }, ...options })
-    cluster.member('primary').recovering = true
+describe('whoever listens', () => {
+  test.each([
+    ['has lost its connection', (cluster: TestCluster) => cluster.kill('primary')],
+    [
+      'waits for a connection that nobody lets in',
+      (cluster: TestCluster) => {
+        cluster.freeze('primary')
+        cluster.primary.killAll()
+      },
+    ],
+    ['has a connection on which nothing is heard', (cluster: TestCluster) => cluster.freeze('primary')],
+    ['could go on listening at the old one', () => undefined],
+  ])('and %s listens at the next primary soon after', async (_, fails) => {
+    const cluster = await startedCluster({ replicas: 1 })
+    const heard: string[] = []
+    const listening = watched(cluster.engine.notifications.listen('news', (payload) => heard.push(payload)))
+    await cluster.clock.advance(10)
+    expect(listening.state).toBe('resolved')
+    fails(cluster)
+    await cluster.clock.advance(100)
+    cluster.promote('replica-1')
     cluster.engine.suspect()
-    await cluster.clock.advance(10)
-    expect(cluster.engine.roles.vacant).toBe(true)
-    return cluster
-  }
-
-  test('writes wait, and end as not executed when failover.timeout is over, with what each node says', async () => {
-    const cluster = await vacant()
-    const write = watched(cluster.run(INSERT))
-    await cluster.clock.advance(1_900)
-    expect(write.state).toBe('pending')
-    await cluster.clock.advance(200)
-    expect(write.error).toBeInstanceOf(NotExecutedError)
-    const { message } = write.error as Error
-    for (const name of ['primary: ', 'replica-1: ', 'replica-2: ', 'failover.timeout']) expect(message).toContain(name)
-    expect(cluster.events.query.at(-1)).toMatchObject({ ok: false, kind: 'write_simple' })
-    expect(cluster.writes).toEqual([])
-  })
-
-  test('writes run within moments of the promotion', async () => {
-    const cluster = await vacant()
-    const write = watched(cluster.run(INSERT))
-    await cluster.clock.advance(seconds(1))
-    cluster.promote('replica-2')
-    await cluster.clock.advance(100)
-    expect(write.state).toBe('resolved')
-    expect(ranOn(cluster)).toEqual(['replica-2'])
-  })
-
-  test('a caller who gives up is let go at once, and nothing is left of his wait', async () => {
-    const cluster = await vacant()
-    const controller = new AbortController()
-    const write = watched(cluster.run(INSERT, { signal: controller.signal }))
-    await cluster.clock.advance(100)
-    controller.abort(new Error('no longer wanted'))
-    await cluster.clock.advance(0)
-    expect(write.error).toMatchObject({ message: 'no longer wanted' })
-    cluster.promote('replica-1')
-    await cluster.clock.advance(seconds(1))
-    expect(cluster.writes).toEqual([])
-  })
-
-  test('reads that a replica may answer need not wait', async () => {
-    const cluster = await vacant({ routing: { readYourWrites: 'off' } })
-    expect(await cluster.readsFrom()).toMatch(/^replica/)
-  })
-
-  test('it is told once, and once more when there is one', async () => {
-    const cluster = await vacant()
-    watched(cluster.run(INSERT))
-    await cluster.clock.advance(seconds(3))
-    expect(cluster.events.failover).toEqual([
-      { from: 'primary', to: null, because: 'in recovery, and no other is primary', timeline: null },
-    ])
-    cluster.promote('replica-1')
-    watched(cluster.run(INSERT))
-    await cluster.clock.advance(seconds(1))
-    expect(cluster.events.failover.slice(1)).toEqual([
-      { from: 'primary', to: 'replica-1', because: expect.any(String), timeline: 2 },
-    ])
-  })
-
-  test('and the same server becomes it again, that is told as well', async () => {
-    const cluster = await vacant()
-    cluster.promote('primary')
-    watched(cluster.run(INSERT))
-    await cluster.clock.advance(seconds(1))
-    expect(cluster.events.failover.at(-1)).toMatchObject({ to: 'primary', timeline: 2 })
-    expect(ranOn(cluster)).toEqual(['primary'])
-  })
-
-  test('its name may come to mean another server: that is looked at, too', async () => {
-    const cluster = await vacant()
-    const write = watched(cluster.run(INSERT))
-    await cluster.clock.advance(200)
-    // As behind a moved address: whoever connects anew meets a server that is not in recovery; the old one lives on.
-    const old = cluster.primary.openSessions
-    const { server } = cluster.member('primary')
-    const answer = server.answerTo
-    server.answerTo = (statement, session) => {
-      cluster.member('primary').recovering = old.includes(session)
-      return answer(statement, session)
-    }
-    await cluster.clock.advance(seconds(1))
-    expect(write.state).toBe('resolved')
-  })
-
-  test('destroy() ends every wait, and leaves neither timer nor connection', async () => {
-    const cluster = await vacant()
-    const waits = [INSERT, 'select a from t for update', 'begin'].map((sql) => watched(cluster.run(sql)))
-    await cluster.clock.advance(100)
-    const stopped = watched(cluster.engine.stop())
-    await cluster.clock.advance(10)
-    expect(waits.map(({ state }) => state)).toEqual(Array(3).fill('rejected'))
+    // The silent one is noticed by then.
     await cluster.clock.advance(seconds(5))
-    expect(stopped.state).toBe('resolved')
-    expect(cluster.clock.pendingTimers).toBe(0)
-    for (const { server } of cluster.members) expect(server.openSessions).toEqual([])
-  })
-
-  test('whoever comes after destroy() is told that, and does not wait', async () => {
-    const cluster = await vacant()
-    const stopped = watched(cluster.engine.stop())
-    await cluster.clock.advance(seconds(5))
-    expect(stopped.state).toBe('resolved')
-    const write = watched(cluster.run(INSERT))
-    await cluster.clock.advance(0)
-    expect(write.error).toMatchObject({ code: 'SMARTPG_CLOSED' })
-    expect(cluster.clock.pendingTimers).toBe(0)
-  })
-})
-
-describe('hosts, of which nobody has said what they are', () => {
-  test('of which the first is a standby: nothing is written before the primary is known, and then there', async () => {
-    const cluster = newTestCluster({ replicas: 2, rolesUnknown: true })
-    cluster.member('host-1').recovering = true
-    cluster.member('host-3').recovering = false
-    for (const { server } of cluster.members) server.connectDelayMs = 30
-    cluster.engine.start()
-    const write = watched(cluster.run(INSERT))
-    const read = watched(cluster.run('select a from t'))
-    await cluster.clock.advance(20)
-    expect(cluster.members.flatMap(({ server }) => sent(server))).toEqual([])
-    await cluster.clock.advance(300)
-    expect([write.state, read.state]).toEqual(['resolved', 'resolved'])
-    expect(ranOn(cluster)).toEqual(['host-3'])
-    expect(cluster.primary.statements()).not.toContain(INSERT)
-  })
-
-  test('of which the first is the primary: writes run there, and no failover is told', async () => {
-    const cluster = newTestCluster({ replicas: 1, rolesUnknown: true })
-    cluster.engine.start()
-    await cluster.run(INSERT)
-    await cluster.clock.advance(seconds(2))
-    expect(ranOn(cluster)).toEqual(['host-1'])
-    expect(cluster.events.failover).toEqual([])
-  })
-
-  test('one that has never been the primary is not told as having been it', async () => {
-    const cluster = newTestCluster({ replicas: 1, rolesUnknown: true })
-    cluster.member('host-1').recovering = true
-    cluster.member('host-2').recovering = false
-    cluster.engine.start()
-    await cluster.clock.advance(seconds(1))
-    expect(cluster.engine.roles.primary.name).toBe('host-2')
-    expect(cluster.events.failover.filter(({ from }) => from === 'host-1')).toEqual([])
-  })
-
-  test('ready() says so when none of them is the primary', async () => {
-    const cluster = newTestCluster({ replicas: 1, rolesUnknown: true })
-    cluster.member('host-1').recovering = true
-    cluster.engine.start()
-    const ready = watched(cluster.engine.ready(1_000))
-    await cluster.clock.advance(seconds(2))
-    expect(ready.state).toBe('rejected')
-    expect(String(ready.error)).toContain('No server is the primary')
-  })
-})
-
-describe('a server of another cluster', () => {
-  test('is refused when its connection opens, with the name of the node and both clusters', async () => {
-    const cluster = await startedCluster({ replicas: 1, routing: { fallbackToPrimary: false, readYourWrites: 'off' } })
-    cluster.member('replica-1').systemIdentifier = '7999'
-    const error = await rejection(cluster.run('select a from t'))
-    const told = [error, (error as { cause?: unknown }).cause].find((one) => one instanceof ConfigError)
-    expect(told).toMatchObject({ message: expect.stringContaining('7999') as string })
-    expect((told as Error).message).toContain('replica-1')
-    expect(sent(cluster.replicas[0]!)).toEqual([])
-  })
-
-  test('is given no reads, and the first look tells so', async () => {
-    const cluster = newTestCluster({ replicas: 2, routing: { readYourWrites: 'off' } })
-    cluster.member('replica-2').systemIdentifier = '7999'
-    cluster.engine.start()
-    await cluster.clock.advance(0)
-    for (let i = 0; i < 5; i++) expect(await cluster.readsFrom()).toBe('replica-1')
-    expect(cluster.events.node).toEqual([{ node: 'replica-2', role: 'replica', up: false, because: 'another cluster' }])
-  })
-
-  test('that accepts writes on a higher timeline does not become the primary', async () => {
-    const cluster = await startedCluster({ replicas: 1 })
-    Object.assign(cluster.member('replica-1'), { systemIdentifier: '7999', recovering: false, timeline: 9 })
-    cluster.kill('primary')
-    const write = watched(cluster.run(INSERT))
-    await cluster.clock.advance(400)
-    cluster.comeBack('primary')
-    await cluster.clock.advance(seconds(3))
-    expect(write.error ?? write.state).toBe('resolved')
-    expect(ranOn(cluster)).toEqual(['primary'])
-  })
-
-  test('is ours when every node says the same: the cluster was replaced by another', async () => {
-    const cluster = await startedCluster({ replicas: 1 })
-    await cluster.run(INSERT)
-    for (const member of cluster.members) {
-      cluster.kill(member.name)
-      member.systemIdentifier = '7999'
-    }
-    await cluster.clock.advance(100)
-    for (const { name } of cluster.members) cluster.comeBack(name)
-    await cluster.clock.advance(seconds(3))
-    await cluster.run(INSERT)
-    expect(await cluster.readsFrom('select b from u')).toMatch(/^(primary|replica-1)$/)
-    expect(cluster.engine.roles.systemIdentifier).toBe('7999')
-  })
-
-  test('is ours when every node says the same, also where nobody reads', async () => {
-    const cluster = await startedCluster({ replicas: 1 })
-    await cluster.run(INSERT)
-    await cluster.clock.advance(seconds(30))
-    for (const member of cluster.members) {
-      member.systemIdentifier = '7999'
-      member.server.killAll()
-    }
-    watched(cluster.run(INSERT))
-    await cluster.clock.advance(seconds(1))
-    const write = watched(cluster.run(INSERT))
-    await cluster.clock.advance(seconds(1))
-    expect(write.error ?? write.state).toBe('resolved')
-  })
-
-  test('may stand behind the address of a single node from now on', async () => {
-    const cluster = await startedCluster()
-    await cluster.run(INSERT)
-    cluster.member('primary').systemIdentifier = '7999'
-    cluster.primary.killAll()
-    const write = watched(cluster.run(INSERT))
-    await cluster.clock.advance(seconds(2))
-    expect(write.error ?? write.state).toBe('resolved')
-  })
-})
-
-describe('two servers that accept writes on one timeline', () => {
-  test('the one that was the primary stays it, and the other is given nothing', async () => {
-    const cluster = await startedCluster({ replicas: 1 })
-    cluster.member('replica-1').recovering = false
-    await cluster.clock.advance(seconds(2))
-    for (let i = 0; i < 5; i++) {
-      expect(await cluster.readsFrom()).toBe('primary')
-      await cluster.run(INSERT)
-      await cluster.clock.advance(seconds(1))
-    }
-    expect(new Set(ranOn(cluster))).toEqual(new Set(['primary']))
-    expect(cluster.events.failover).toEqual([])
+    cluster.replicas[0]!.notify('news', 'at the new one')
+    expect(heard).toEqual(['at the new one'])
   })
 })

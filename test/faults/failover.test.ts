@@ -2,15 +2,18 @@
 // nothing that was acknowledged, writes nothing twice, and never writes to the old one, should that come back.
 
 import { sql } from 'kysely'
+import type { Kysely } from 'kysely'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { isSmartPgError } from '../../src/index.ts'
 import { clusterScenarioOf, startFor } from '../support/failover/scenarios.ts'
 import { blameless } from '../support/fault-load/judge.ts'
 import { runLevel } from '../support/fault-load/level.ts'
+import { startFaultProxy } from '../support/fault-proxy.ts'
 import { startCluster } from '../support/postgres/cluster.ts'
 import type { Cluster } from '../support/postgres/cluster.ts'
 import { crash, follow, leader, succeed } from '../support/postgres/succession.ts'
 import { application, nameOf, notesOn, notesTable } from './application.ts'
+import type { Tables } from './application.ts'
 import { borrowed, failure, ownOnly, spread } from './dialects.ts'
 
 const max = 8
@@ -110,6 +113,66 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
     expect(await notesOn(primary)).toEqual([0, 3])
   })
 
+  test.each(['a transaction', 'a batch', 'a single insert'] as const)(
+    '%s whose answer was lost with the old primary is told as unknown, not as lost, and is not repeated',
+    async (what) => {
+      const cluster = await servers()
+      await using proxy = await startFaultProxy(cluster.url)
+      const app = await application({ url: proxy.url, replicaUrls: cluster.replicaUrls })
+      const { db } = app
+      await app.write(1)
+      const insert = (on: Kysely<Tables>, id: number) => on.insertInto('notes').values({ id })
+      // From now on answers do not arrive.
+      const deafen = (): void => proxy.silence('toClient')
+      const work = {
+        'a transaction': () =>
+          db.transaction().execute(async (trx) => {
+            await insert(trx, 2).execute()
+            deafen()
+          }),
+        'a batch': () => (deafen(), db.batch([insert(db, 2), insert(db, 3)])),
+        'a single insert': () => (deafen(), insert(db, 2).execute()),
+      }
+      const told = failure(work[what]())
+      await expect.poll(() => notesOn(cluster.replicas[0]!)).toContain(2)
+      await succeed(cluster, { alone: true })
+      const error = await told
+      expect(isSmartPgError(error, 'SMARTPG_BATCH') ? error.cause : error).toMatchObject({ code: 'SMARTPG_OUTCOME_UNKNOWN' }) // prettier-ignore
+      await app.writesAgain(10)
+      expect((await notesOn(await leader(cluster))).filter((id) => id === 2)).toEqual([2])
+    },
+  )
+
+  test.each(['a transaction', 'a session'] as const)(
+    '%s that began on the old primary writes nothing there once another server is the primary, although both live',
+    async (what) => {
+      const cluster = await servers()
+      const app = await application(cluster)
+      const superseded = async (): Promise<void> => {
+        await succeed(cluster, { alone: true })
+        await expect.poll(() => app.failovers.length).toBe(1)
+      }
+      const insert = (db: Kysely<Tables>, id: number) => db.insertInto('notes').values({ id }).execute()
+      const work =
+        what === 'a transaction'
+          ? app.db.transaction().execute(async (trx) => {
+              await insert(trx, 1)
+              await superseded()
+              await insert(trx, 2)
+            })
+          : app.db.connection().execute(async (one) => {
+              await sql`set application_name = 'mine'`.execute(one)
+              await sql`set application_name = 'mine still'`.execute(one)
+              await superseded()
+              await insert(one, 2)
+            })
+      expect(isSmartPgError(await failure(work))).toBe(true)
+      expect(await notesOn(cluster.primary)).toEqual([0])
+      await app.write(3)
+      expect(await notesOn(await leader(cluster))).toEqual([0, 3])
+    },
+  )
+
   test('a session of its own on the old primary fails, and the next one is on the new', async () => {
     const cluster = await servers()
     const app = await application(cluster)
@@ -132,7 +195,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
 
   test('a standby that does not follow the new primary is not read from until it does', async () => {
     const cluster = await servers()
-    const app = await application(cluster, { failover: { probeInterval: 50 }, routing: { maxLag: { ms: 200 } } })
+    const app = await application(cluster, { failover: { probeInterval: 50 } })
     await app.readsOn('replica-1')
     await app.readsOn('replica-2')
     await crash(cluster)
@@ -168,22 +231,31 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
     expect(await notesOn(old)).toContain(299)
   })
 
-  test('hears on the new primary what is notified there, and is told of the gap', async () => {
-    const cluster = await servers()
-    const app = await application(cluster)
-    const heard: string[] = []
-    const gaps: unknown[] = []
-    await app.dialect.listen('news', (payload) => void heard.push(payload), { onGap: (gap) => void gaps.push(gap) })
-    await crash(cluster)
-    const { primary } = await succeed(cluster)
-    await expect
-      .poll(async () => {
-        await primary.query("select pg_notify('news', 'from the new primary')")
-        return heard.length
-      })
-      .toBeGreaterThan(0)
-    expect(gaps).toHaveLength(1)
-  })
+  test.each(['that is gone', 'that lives on'])(
+    'hears on the new primary what is notified there, once, and is told of the gap after an old one %s',
+    async (how) => {
+      const cluster = await servers()
+      const app = await application(cluster, { failover: { probeInterval: 50 } })
+      const heard: string[] = []
+      const gaps: unknown[] = []
+      await app.dialect.listen('news', (payload) => void heard.push(payload), { onGap: (gap) => void gaps.push(gap) })
+      if (how === 'that is gone') await crash(cluster)
+      const { primary } = await succeed(cluster, { alone: true })
+      // Whoever reads keeps the dialect interested in who is the primary.
+      await expect.poll(() => app.finds(0).then(() => app.failovers.at(-1)?.to)).toBe(nameOf(cluster, primary))
+      await expect
+        .poll(async () => {
+          await primary.query("select pg_notify('news', 'from the new primary')")
+          return heard.length
+        })
+        .toBeGreaterThan(0)
+      expect(gaps).toHaveLength(1)
+      const before = heard.length
+      if (how === 'that lives on') await cluster.primary.query("select pg_notify('news', 'from the old one')")
+      await primary.query("select pg_notify('news', 'last')")
+      await expect.poll(() => heard.slice(before)).toEqual(['last'])
+    },
+  )
 
   test('prepared statements and shared connections go on, a thousand at once', async () => {
     const cluster = await servers()

@@ -47,7 +47,7 @@ describe.skipIf(borrowed)(`under load, while one fault of a replica follows the 
 describe.skipIf(borrowed)(`a set of replicas ${ownOnly}`, () => {
   let cluster: Cluster
   beforeAll(async () => {
-    cluster = await startCluster({ replicas: 2, settings: { max_standby_streaming_delay: '0' } })
+    cluster = await startCluster({ replicas: 2 })
     await cluster.primary.query(notesTable)
     await cluster.primary.query('insert into notes values (0)')
     await cluster.primary.query('create table clock (at timestamptz)')
@@ -66,11 +66,20 @@ describe.skipIf(borrowed)(`a set of replicas ${ownOnly}`, () => {
     return row!.n
   }
 
+  const setOnReplicas = (setting: string): Promise<unknown> =>
+    Promise.all(
+      cluster.replicas.map(async (replica) => {
+        await replica.query(`alter system ${setting}`)
+        await replica.query('select pg_reload_conf()')
+      }),
+    )
+
   test('that cancel long reads for what they replay: each is answered all the same, once more elsewhere', async () => {
     const app = await application(cluster)
     const n = await expected()
     const conflicts: string[] = []
     app.dialect.on('retry', ({ node, fault }) => void (fault === 'recovery-conflict' && conflicts.push(node)))
+    await setOnReplicas('set max_standby_streaming_delay = 0')
     const until = { over: false }
     const vacuuming = (async () => {
       while (!until.over) {
@@ -89,6 +98,7 @@ describe.skipIf(borrowed)(`a set of replicas ${ownOnly}`, () => {
     } finally {
       until.over = true
       await vacuuming
+      await setOnReplicas('reset max_standby_streaming_delay')
     }
   })
 

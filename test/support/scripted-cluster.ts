@@ -10,7 +10,10 @@ import { formatLsn } from '../../src/core/freshness.ts'
 import { IDENTITY } from '../../src/core/identity.ts'
 import { NODE_SQL } from '../../src/core/node-sample.ts'
 import { POSITION } from '../../src/core/token.ts'
+import type { WriteToken } from '../../src/core/token.ts'
 import type { Row } from '../../src/core/types.ts'
+import type { ReadSession } from '../../src/engine/read-session.ts'
+import { FINGERPRINT } from '../../src/engine/catalog-queries.ts'
 import { newTestEngine, watched } from './engine.ts'
 import type { TestEngine, TestEngineOptions } from './engine.ts'
 import type { Answer } from './scripted-server.ts'
@@ -40,6 +43,8 @@ export interface Written {
   readonly sql: string
   readonly recovering: boolean
   readonly timeline: number
+  /** Where its log ended behind it. */
+  readonly lsn: bigint
 }
 
 export interface TestCluster extends TestEngine {
@@ -76,6 +81,8 @@ export function newTestCluster(options: TestEngineOptions = {}): TestCluster {
   const writes: Written[] = []
   const members: Member[] = []
   let started = 0
+  /** The timeline that was begun last, wherever that was. */
+  let newest = 1
   const join = (name: string, server: ScriptedServer, recovering: boolean): Member => {
     const member: Member = {
       name,
@@ -94,6 +101,7 @@ export function newTestCluster(options: TestEngineOptions = {}): TestCluster {
     return member
   }
   const names = test.engine.cluster.nodes.map(({ name }) => name)
+  for (const replica of test.replicas) replica.on(FINGERPRINT, { error: new Error('the catalog is not known') })
   names.forEach((name, i) => join(name, i === 0 ? test.primary : test.replicas[i - 1]!, i > 0))
   const member = (name: string): Member => members.find((one) => one.name === name)!
   /** The one that writes, of several the newest. */
@@ -122,8 +130,7 @@ export function newTestCluster(options: TestEngineOptions = {}): TestCluster {
     },
     promote: (name) => {
       const one = member(name)
-      const newest = Math.max(...members.map(({ timeline }) => timeline))
-      Object.assign(one, { recovering: false, timeline: newest + 1, lsn: one.lsn + 0x80n })
+      Object.assign(one, { recovering: false, timeline: ++newest, lsn: one.lsn + 0x80n })
     },
     kill: (name) => member(name).server.goDown(networkError('ECONNREFUSED'), 'sessions'),
     comeBack: (name, as = 'it was') => {
@@ -160,6 +167,20 @@ export async function startedCluster(options: TestEngineOptions = {}): Promise<T
   return cluster
 }
 
+/** The same, where own writes of the process are no concern: what a read sees is its session's doing. */
+export function startedForSessions(options: TestEngineOptions = {}): Promise<TestCluster> {
+  return startedCluster({ replicas: 1, ...options, routing: { readYourWrites: 'session', ...options.routing } })
+}
+
+/** `fn` as `dialect.session` runs it. */
+export function inSession<T>(
+  { engine }: TestCluster,
+  fn: (session: ReadSession) => T,
+  token: WriteToken | null = null,
+): T {
+  return engine.sessions.run(token, () => fn(engine.sessions.current!))
+}
+
 function script(one: Member, members: readonly Member[], writes: Written[]): void {
   const { server } = one
   const sizes = { block: '8192', segment: '16777216' }
@@ -183,7 +204,7 @@ function script(one: Member, members: readonly Member[], writes: Written[]): voi
       return { error: serverError('25006', `cannot execute ${verb} in a read-only transaction`) }
     }
     one.lsn += 0x100n
-    writes.push({ node: name, sql, recovering, timeline: one.timeline })
+    writes.push({ node: name, sql, recovering, timeline: one.timeline, lsn: one.lsn })
     return { delayMs: one.writeMs }
   })
   server.on(NODE_SQL, () => ({ rows: [one.recovering ? standbys() : primaries()] }))

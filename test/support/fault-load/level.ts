@@ -97,7 +97,8 @@ export async function runLevel(cluster: Cluster, options: RunOptions): Promise<L
   const proxy = await startFaultProxy(roleUrl)
   const applicationName = `levels-${randomBytes(4).toString('hex')}`
   const budgetMs = budgetOf(options)
-  const { queryTimeoutMs, more = {}, readsOnly = false } = scenario
+  // Whoever takes turns among standbys cannot write.
+  const { queryTimeoutMs, more = {}, readsOnly = client === 'stock-replicas' } = scenario
   const url = scenario.proxied ? proxy.url : roleUrl
   const replicaUrls = database.replicaUrls.map((one) => as(role, one))
   await cluster.caughtUp()
