@@ -31,7 +31,18 @@ const overPg = (project: TestProjectInlineConfiguration): TestProjectInlineConfi
 })
 
 /** Of these the wire is no part: they ask the pool, the circuit and the judge. */
-const ofNoWire = ['circuit-breaker', 'judge', 'levels', 'overload', 'slow-accept', 'stock']
+const ofNoWire = [
+  'circuit-breaker',
+  'hint-lag',
+  'judge',
+  'levels',
+  'overload',
+  'replica-faults',
+  'slow-accept',
+  'stale-reads',
+  'stock',
+  'switchover',
+]
 
 const without = (names: string[], project: TestProjectInlineConfiguration): TestProjectInlineConfiguration => ({
   ...project,
