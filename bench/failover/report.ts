@@ -12,7 +12,8 @@ const columns: readonly (readonly [head: string, cell: (rounds: Rounds) => strin
   ['rounds', (rounds) => String(rounds.length)],
   ['answered', (rounds) => least(rounds, ({ answered, due }) => share(answered, due))],
   ['reads', (rounds) => least(rounds, ({ readsAnswered, readsDue }) => share(readsAnswered, readsDue))],
-  ['first write', (rounds) => most(rounds, ({ firstWriteMs }) => firstWriteMs)],
+  // Of takers of turns among standbys nobody writes.
+  ['first write', (rounds) => (rounds[0]!.client === 'stock-replicas' ? '–' : most(rounds, ({ firstWriteMs }) => firstWriteMs))], // prettier-ignore
   ['recovered', (rounds) => most(rounds, ({ recoveredMs }) => recoveredMs)],
   ['lost', (rounds) => sum(rounds, ({ verdict }) => verdict.lost)],
   ['twice', (rounds) => sum(rounds, ({ verdict }) => verdict.twice)],

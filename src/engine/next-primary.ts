@@ -14,7 +14,8 @@ export async function nextPrimary(run: Run, refusal: unknown): Promise<void> {
   const { clock, config, roles } = engine
   const node = hold.node!
   const startedAt = clock.now()
-  const deadline = startedAt + config.failover.timeoutMs
+  // However often it comes to a server that is none.
+  const deadline = startedAt + config.failover.timeoutMs - run.searchedMs
   run.demoted = false
   run.demotions++
   if (roles.replicas.length === 0) {
@@ -26,12 +27,14 @@ export async function nextPrimary(run: Run, refusal: unknown): Promise<void> {
     }
     // What is open still leads to the standby.
     node.pool.retireAll()
+    run.searchedMs += clock.now() - startedAt
     return
   }
   await engine.makeSure()
   if (!run.saidStandby && node === roles.primary && !roles.vacant) throw given(run, refusal)
-  if (await roles.primaryFound(deadline - clock.now(), signal)) return
-  throw given(run, roles.noPrimary(clock.now() - startedAt, refusal))
+  const found = await roles.primaryFound(deadline - clock.now(), signal)
+  run.searchedMs += clock.now() - startedAt
+  if (!found) throw given(run, roles.noPrimary(run.searchedMs, refusal))
 }
 
 /** What its caller is told, told to those who listen as well. */

@@ -174,8 +174,7 @@ export class Roles {
   #vacate(because: string): void {
     if (this.#vacant) return
     this.#vacant = true
-    if (this.#told)
-      this.#ports.listeners.emit('failover', { from: this.#primary.name, to: null, because, timeline: null })
+    this.#ports.listeners.emit('failover', { from: this.#primary.name, to: null, because, timeline: null })
   }
 
   #moveTo(next: Node, because: string): void {

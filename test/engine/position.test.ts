@@ -173,6 +173,19 @@ describe('a write of which nobody knows where it stands', () => {
     expect(await cluster.readsFrom()).toBe('replica-1')
   })
 
+  test('counts for the sessions within its own as well', async () => {
+    const cluster = await startedForSessions()
+    cluster.primary.on('insert', { drops: networkError('ECONNRESET') })
+    await inSession(cluster, async () => {
+      await rejection(cluster.run(INSERT))
+      cluster.replay()
+      await cluster.engine.look()
+      await inSession(cluster, async () => {
+        expect(await cluster.readsFrom()).toBe('primary')
+      })
+    })
+  })
+
   test('counts for the session around it as well', async () => {
     const cluster = await startedForSessions()
     cluster.primary.on('insert', { drops: networkError('ECONNRESET') })

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { OutcomeUnknownError } from '../../src/core/errors.ts'
 import { rejection, seconds, sent, watched } from '../support/engine.ts'
 import type { TestLease } from '../support/engine.ts'
-import { startedCluster } from '../support/scripted-cluster.ts'
+import { newTestCluster, startedCluster } from '../support/scripted-cluster.ts'
 import type { TestCluster } from '../support/scripted-cluster.ts'
 import { networkError } from '../support/scripted-server.ts'
 
@@ -27,6 +27,38 @@ describe('when the primary is lost and a replica is promoted', () => {
     expect(waiting.map(({ state }) => state)).toEqual(Array(5).fill('resolved'))
     expect(ranOn(cluster)).toEqual(['primary', ...Array<string>(5).fill('replica-1')])
     expect(new Set(cluster.writes.map(({ sql }) => sql)).size).toBe(6)
+  })
+
+  test('that is frozen, writes that wait for a connection to it wait no longer than the next one is looked for', async () => {
+    const pool = { max: 1, acquireTimeout: '30s', connectTimeout: '20s' } as const
+    const cluster = await startedCluster({ replicas: 1, pool })
+    const lease = cluster.lease()
+    await lease.run('select a from t for update')
+    cluster.freeze('primary')
+    watched(lease.run('select a from t for update'))
+    const writes = [1, 2, 3].map((n) => watched(cluster.run(`insert into t values (${n})`)))
+    await cluster.clock.advance(100)
+    cluster.promote('replica-1')
+    cluster.engine.suspect()
+    await cluster.clock.advance(seconds(6))
+    expect(writes.map(({ error, state }) => error ?? state)).toEqual(Array(3).fill('resolved'))
+    expect(ranOn(cluster)).toEqual(Array(3).fill('replica-1'))
+  })
+
+  test('and no server tells its timeline, that is found out all the same', async () => {
+    const cluster = newTestCluster({ replicas: 2 })
+    for (const member of cluster.members) member.telling = false
+    cluster.engine.start()
+    await cluster.run(INSERT)
+    cluster.kill('primary')
+    cluster.promote('replica-1')
+    const write = watched(cluster.run(INSERT))
+    await cluster.clock.advance(500)
+    expect(write.error ?? write.state).toBe('resolved')
+    expect(ranOn(cluster)).toEqual(['primary', 'replica-1'])
+    expect(cluster.events.failover).toEqual([
+      { from: 'primary', to: 'replica-1', because: 'the primary is unreachable', timeline: null },
+    ])
   })
 
   test('a write that was sent and not answered is never sent again: nobody knows its outcome', async () => {
@@ -184,6 +216,8 @@ describe('when the primary is lost and a replica is promoted', () => {
     const lease = cluster.lease()
     await opens(lease)
     await lease.run(INSERT)
+    await cluster.run('select a from t for update')
+    expect(cluster.pool.counts()).toMatchObject({ active: 1, idle: 1 })
     // It goes on accepting writes, on a timeline that is over.
     cluster.promote('replica-1')
     cluster.engine.suspect()
@@ -223,74 +257,5 @@ describe('when the primary is lost and a replica is promoted', () => {
     cluster.promote('replica-1')
     await cluster.clock.advance(seconds(1))
     expect(write.state).toBe('resolved')
-  })
-})
-
-describe('a planned switchover', () => {
-  test('is noticed although the old primary goes on answering, and everything lands on the new one', async () => {
-    const cluster = await startedCluster({ replicas: 2 })
-    await cluster.run(INSERT)
-    cluster.member('primary').recovering = true
-    cluster.promote('replica-1')
-    const writes = [1, 2, 3].map((n) => watched(cluster.run(`insert into t values (${n})`)))
-    await cluster.clock.advance(100)
-    expect(writes.map(({ state, error }) => error ?? state)).toEqual(Array(3).fill('resolved'))
-    expect(ranOn(cluster)).toEqual(['primary', 'replica-1', 'replica-1', 'replica-1'])
-  })
-
-  test('is noticed by what a server says of itself, without a write', async () => {
-    const cluster = await startedCluster({ replicas: 1 })
-    await cluster.run(INSERT)
-    cluster.member('primary').recovering = true
-    cluster.promote('replica-1')
-    cluster.primary.reportStandby(true)
-    await cluster.clock.advance(10)
-    expect(cluster.engine.roles.primary.name).toBe('replica-1')
-  })
-
-  test('keeps hundreds of writes waiting for one look at the servers, not for one each', async () => {
-    const cluster = await startedCluster({ replicas: 2, pool: { max: 50, min: 50, initial: 50 } })
-    await cluster.clock.advance(100)
-    expect(cluster.pool.counts().idle).toBe(50)
-    cluster.member('primary').recovering = true
-    cluster.promote('replica-1')
-    const before = cluster.members.map(({ server }) => server.statements().length)
-    const writes = Array.from({ length: 300 }, (_, n) => watched(cluster.run(`insert into t values (${n})`)))
-    await cluster.clock.advance(500)
-    expect(writes.filter(({ state }) => state === 'resolved').length).toBe(300)
-    const asked = cluster.members.map(({ server }, i) => {
-      const ours = server.statements().slice(before[i])
-      return ours.filter((sql) => sql.includes('pg_stat_wal_receiver')).length
-    })
-    for (const count of asked) expect(count).toBeLessThan(30)
-  })
-})
-
-describe('whoever listens', () => {
-  test.each([
-    ['has lost its connection', (cluster: TestCluster) => cluster.kill('primary')],
-    [
-      'waits for a connection that nobody lets in',
-      (cluster: TestCluster) => {
-        cluster.freeze('primary')
-        cluster.primary.killAll()
-      },
-    ],
-    ['has a connection on which nothing is heard', (cluster: TestCluster) => cluster.freeze('primary')],
-    ['could go on listening at the old one', () => undefined],
-  ])('and %s listens at the next primary soon after', async (_, fails) => {
-    const cluster = await startedCluster({ replicas: 1 })
-    const heard: string[] = []
-    const listening = watched(cluster.engine.notifications.listen('news', (payload) => heard.push(payload)))
-    await cluster.clock.advance(10)
-    expect(listening.state).toBe('resolved')
-    fails(cluster)
-    await cluster.clock.advance(100)
-    cluster.promote('replica-1')
-    cluster.engine.suspect()
-    // The silent one is noticed by then.
-    await cluster.clock.advance(seconds(5))
-    cluster.replicas[0]!.notify('news', 'at the new one')
-    expect(heard).toEqual(['at the new one'])
   })
 })

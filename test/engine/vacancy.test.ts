@@ -44,6 +44,19 @@ describe('an old primary that has come back beside its successor', () => {
     expect(ranOn(cluster)).toEqual(['primary', 'replica-1'])
   })
 
+  test('is sent nothing by a process that has missed it and found nobody else until then', async () => {
+    const cluster = await startedCluster({ replicas: 1 })
+    await cluster.run(INSERT)
+    cluster.kill('primary')
+    await cluster.clock.advance(seconds(1))
+    cluster.promote('replica-1')
+    cluster.comeBack('primary')
+    const write = watched(cluster.run(INSERT))
+    await cluster.clock.advance(500)
+    expect(write.error ?? write.state).toBe('resolved')
+    expect(ranOn(cluster)).toEqual(['primary', 'replica-1'])
+  })
+
   test('is found out by one look for all who start at once', async () => {
     const cluster = beside()
     cluster.engine.start()
@@ -99,11 +112,14 @@ describe('while no server is the primary', () => {
   test('a caller who gives up is let go at once, and nothing is left of his wait', async () => {
     const cluster = await vacant()
     const controller = new AbortController()
+    const timers = cluster.clock.pendingTimers
     const write = watched(cluster.run(INSERT, { signal: controller.signal }))
     await cluster.clock.advance(100)
+    expect(cluster.clock.pendingTimers).toBe(timers + 1)
     controller.abort(new Error('no longer wanted'))
     await cluster.clock.advance(0)
     expect(write.error).toMatchObject({ message: 'no longer wanted' })
+    expect(cluster.clock.pendingTimers).toBe(timers)
     cluster.promote('replica-1')
     await cluster.clock.advance(seconds(1))
     expect(cluster.writes).toEqual([])

@@ -2,9 +2,10 @@
 // and where its statements ran. Nothing of it is started anew, whatever happens.
 
 import type { Kysely } from 'kysely'
-import { expect } from 'vitest'
+import { expect, onTestFinished } from 'vitest'
 import type { FailoverEvent, QueryEvent } from '../../src/core/events.ts'
 import type { SmartPgDialect, SmartPgOptions } from '../../src/index.ts'
+import { startCluster } from '../support/postgres/cluster.ts'
 import type { Cluster, Server } from '../support/postgres/cluster.ts'
 import { open, spread } from './dialects.ts'
 
@@ -14,7 +15,20 @@ export interface Tables {
   journal: { id: number }
 }
 
-export const notesTable = 'create table notes (id int primary key); create table journal (id int)'
+/** A cluster of its own for a test, because what was promoted stays it; the row 0 is everywhere. */
+export async function serversWithNotes({ replicas = 2 } = {}): Promise<Cluster> {
+  const cluster = await startCluster({ replicas })
+  onTestFinished(() => cluster.close())
+  await layNotes(cluster)
+  return cluster
+}
+
+export async function layNotes(cluster: Cluster): Promise<void> {
+  await cluster.primary.query(`${notesTable}; insert into notes values (0)`)
+  await cluster.caughtUp()
+}
+
+const notesTable = 'create table notes (id int primary key); create table journal (id int)'
 
 export interface Application {
   readonly db: Kysely<Tables>

@@ -3,16 +3,14 @@
 
 import { sql } from 'kysely'
 import type { Kysely } from 'kysely'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { isSmartPgError } from '../../src/index.ts'
 import { clusterScenarioOf, startFor } from '../support/failover/scenarios.ts'
 import { blameless } from '../support/fault-load/judge.ts'
 import { runLevel } from '../support/fault-load/level.ts'
 import { startFaultProxy } from '../support/fault-proxy.ts'
-import { startCluster } from '../support/postgres/cluster.ts'
-import type { Cluster } from '../support/postgres/cluster.ts'
 import { crash, follow, leader, succeed } from '../support/postgres/succession.ts'
-import { application, nameOf, notesOn, notesTable } from './application.ts'
+import { application, nameOf, notesOn, serversWithNotes } from './application.ts'
 import type { Tables } from './application.ts'
 import { borrowed, failure, ownOnly, spread } from './dialects.ts'
 
@@ -42,18 +40,8 @@ describe.skipIf(borrowed)(`under load, the primary is killed and a standby promo
 })
 
 describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, () => {
-  /** Of its own for each test: what was promoted stays it. */
-  async function servers(): Promise<Cluster> {
-    const cluster = await startCluster({ replicas: 2 })
-    onTestFinished(() => cluster.close())
-    await cluster.primary.query(notesTable)
-    await cluster.primary.query('insert into notes values (0)')
-    await cluster.caughtUp()
-    return cluster
-  }
-
   test('writes to the promoted standby, reads from the one that follows it, and is told so once', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster)
     await app.write(1)
     await cluster.caughtUp()
@@ -72,7 +60,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   })
 
   test('reads go on while there is no primary', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster)
     await crash(cluster)
     // Nobody has been promoted yet.
@@ -80,7 +68,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   })
 
   test('a write without a primary is told so, and was not carried out', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster, { failover: { timeout: 300 }, pool: { acquireTimeout: 600 } })
     await crash(cluster)
     // Of what was on its way nobody knows.
@@ -95,7 +83,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   })
 
   test('a transaction under way fails with an error that says whether it may have happened', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster)
     const lost = await failure(
       app.db.transaction().execute(async (trx) => {
@@ -116,7 +104,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   test.each(['a transaction', 'a batch', 'a single insert'] as const)(
     '%s whose answer was lost with the old primary is told as unknown, not as lost, and is not repeated',
     async (what) => {
-      const cluster = await servers()
+      const cluster = await serversWithNotes()
       await using proxy = await startFaultProxy(cluster.url)
       const app = await application({ url: proxy.url, replicaUrls: cluster.replicaUrls })
       const { db } = app
@@ -146,7 +134,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   test.each(['a transaction', 'a session'] as const)(
     '%s that began on the old primary writes nothing there once another server is the primary, although both live',
     async (what) => {
-      const cluster = await servers()
+      const cluster = await serversWithNotes()
       const app = await application(cluster)
       const superseded = async (): Promise<void> => {
         await succeed(cluster, { alone: true })
@@ -174,7 +162,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   )
 
   test('a session of its own on the old primary fails, and the next one is on the new', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster)
     const lost = await failure(
       app.db.connection().execute(async (one) => {
@@ -194,7 +182,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   })
 
   test('a standby that does not follow the new primary is not read from until it does', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster, { failover: { probeInterval: 50 } })
     await app.readsOn('replica-1')
     await app.readsOn('replica-2')
@@ -213,7 +201,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   })
 
   test('the old primary is not written to when it comes back writable, and is read from when it is a standby', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster, { failover: { probeInterval: 50 } })
     const old = await crash(cluster)
     const { primary } = await succeed(cluster)
@@ -234,7 +222,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   test.each(['that is gone', 'that lives on'])(
     'hears on the new primary what is notified there, once, and is told of the gap after an old one %s',
     async (how) => {
-      const cluster = await servers()
+      const cluster = await serversWithNotes()
       const app = await application(cluster, { failover: { probeInterval: 50 } })
       const heard: string[] = []
       const gaps: unknown[] = []
@@ -258,7 +246,7 @@ describe.skipIf(borrowed)(`an application whose primary is killed ${ownOnly}`, (
   )
 
   test('prepared statements and shared connections go on, a thousand at once', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster, { pool: { max: 4 } })
     // Often enough to run under a name.
     await spread(100, 8, async () => void (await app.finds(0)))

@@ -12,7 +12,7 @@ import { blameless } from '../support/fault-load/judge.ts'
 import { runLevel } from '../support/fault-load/level.ts'
 import { startCluster } from '../support/postgres/cluster.ts'
 import type { Cluster } from '../support/postgres/cluster.ts'
-import { application, notesTable } from './application.ts'
+import { application, layNotes } from './application.ts'
 import { backends, borrowed, failure, ownOnly, spread } from './dialects.ts'
 
 const max = 8
@@ -48,8 +48,7 @@ describe.skipIf(borrowed)(`a set of replicas ${ownOnly}`, () => {
   let cluster: Cluster
   beforeAll(async () => {
     cluster = await startCluster({ replicas: 2 })
-    await cluster.primary.query(notesTable)
-    await cluster.primary.query('insert into notes values (0)')
+    await layNotes(cluster)
     await cluster.primary.query('create table clock (at timestamptz)')
     await cluster.primary.query('insert into clock values (clock_timestamp())')
     await cluster.primary.query('create table numbers as select generate_series(1, 1000) as n')

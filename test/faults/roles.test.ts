@@ -1,31 +1,20 @@
 // Addresses are not roles. Who is the primary is found out, whatever the order of the addresses, and found out again when
 // nobody is, when servers come and go, and when a name leads elsewhere. A server of another cluster is never used.
 
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { isSmartPgError } from '../../src/index.ts'
 import type { Lookup } from '../../src/config/options.ts'
 import { startRelay } from '../support/failover/relay.ts'
 import { freePort } from '../support/postgres/free-port.ts'
-import { startCluster } from '../support/postgres/cluster.ts'
-import type { Cluster } from '../support/postgres/cluster.ts'
 import { crash, succeed } from '../support/postgres/succession.ts'
 import { timeline } from '../support/postgres/timeline.ts'
-import { application, notesOn, notesTable, observed } from './application.ts'
+import { application, notesOn, serversWithNotes, observed } from './application.ts'
 import type { Application } from './application.ts'
 import { borrowed, failure, ownOnly, spread } from './dialects.ts'
 
 describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
-  async function servers(replicas = 2): Promise<Cluster> {
-    const cluster = await startCluster({ replicas })
-    onTestFinished(() => cluster.close())
-    await cluster.primary.query(notesTable)
-    await cluster.primary.query('insert into notes values (0)')
-    await cluster.caughtUp()
-    return cluster
-  }
-
   test('without roles, the first of them a standby: writes find the primary, and reads the standbys', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = observed({ hosts: [...cluster.replicaUrls, cluster.url] })
     // Without `ready`: the first statement must find out for itself.
     await app.write(1)
@@ -36,7 +25,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   })
 
   test('named as primary and replica the wrong way round: they serve what they are', async () => {
-    const cluster = await servers(1)
+    const cluster = await serversWithNotes({ replicas: 1 })
     const app = observed({ primary: cluster.replicaUrls[0]!, replicas: [cluster.url] })
     await app.writesAgain(1)
     await app.readsOn('primary')
@@ -44,7 +33,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   })
 
   test('of standbys alone: writes are told within failover.timeout that there is no primary, until one is promoted', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     await cluster.primary.stop()
     const app = observed({ hosts: cluster.replicaUrls, failover: { timeout: 300 } })
     const error = await failure(app.write(1))
@@ -57,8 +46,8 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   })
 
   test('behind one of which a server of another cluster answers: it is never used, and told', async () => {
-    const cluster = await servers(1)
-    const other = await servers(0)
+    const cluster = await serversWithNotes({ replicas: 1 })
+    const other = await serversWithNotes({ replicas: 0 })
     const app = observed({
       primary: cluster.url,
       replicas: [...cluster.replicaUrls, other.url],
@@ -85,7 +74,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   ])(
     'one of which was the primary and came back writable: %s of a process that starts now is not lost there',
     async (_, write) => {
-      const cluster = await servers()
+      const cluster = await serversWithNotes()
       const old = await crash(cluster)
       const { primary } = await succeed(cluster)
       await old.start()
@@ -97,7 +86,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   )
 
   test('all of which take writes: those of the highest timeline get them, from every process', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const [first, second] = [cluster.replicas[0]!, cluster.replicas[1]!]
     await first.promote()
     await cluster.follow(second, first)
@@ -113,7 +102,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   })
 
   test('one of which nobody answers on from the beginning: the others serve', async () => {
-    const cluster = await servers(1)
+    const cluster = await serversWithNotes({ replicas: 1 })
     const nobody = `postgres://postgres@127.0.0.1:${await freePort()}/postgres`
     const app = observed({ hosts: [nobody, ...cluster.replicaUrls, cluster.url] })
     await app.write(1)
@@ -122,7 +111,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   })
 
   test('of replicas that are added and removed under load: no operation fails', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application({ url: cluster.url, replicaUrls: [cluster.replicaUrls[0]!] })
     const until = { over: false }
     const failures: unknown[] = []
@@ -148,7 +137,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   })
 
   test('of a replica that was added serve as primary when it is promoted', async () => {
-    const cluster = await servers(1)
+    const cluster = await serversWithNotes({ replicas: 1 })
     const app = await application({ url: cluster.url, replicaUrls: [] })
     app.dialect.addReplica({ name: 'newcomer', connectionString: cluster.replicaUrls[0]! })
     await app.readsOn('newcomer')
@@ -164,7 +153,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   test.skipIf(process.platform !== 'linux')(
     'of one name that leads elsewhere after a failover: writes go on, at the new address',
     async () => {
-      const cluster = await servers(1)
+      const cluster = await serversWithNotes({ replicas: 1 })
       const port = await freePort()
       await using before = await startRelay('127.0.0.2', port, cluster.primary)
       await using _ = await startRelay('127.0.0.3', port, cluster.replicas[0]!)
@@ -189,7 +178,7 @@ describe.skipIf(borrowed)(`addresses ${ownOnly}`, () => {
   test.skipIf(process.platform !== 'linux')(
     'of one name whose server is demoted and still answers: writes go on at the new address, and none is lost',
     async () => {
-      const cluster = await servers(1)
+      const cluster = await serversWithNotes({ replicas: 1 })
       const port = await freePort()
       await using _ = await startRelay('127.0.0.2', port, cluster.primary)
       await using __ = await startRelay('127.0.0.3', port, cluster.replicas[0]!)

@@ -2,7 +2,7 @@
 // by a token, and across a failover.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { SmartPgOptions } from '../../src/index.ts'
 import { seededChance } from '../support/chance.ts'
 import { disturbReplay, missedOwnWrites, pairsTables } from '../support/failover/own-reads.ts'
@@ -10,7 +10,7 @@ import type { Pairs } from '../support/failover/own-reads.ts'
 import { startCluster } from '../support/postgres/cluster.ts'
 import type { Cluster } from '../support/postgres/cluster.ts'
 import { crash, succeed } from '../support/postgres/succession.ts'
-import { application, nameOf, notesTable } from './application.ts'
+import { application, layNotes, nameOf, serversWithNotes } from './application.ts'
 import type { Application } from './application.ts'
 import { borrowed, open, ownOnly } from './dialects.ts'
 
@@ -69,7 +69,7 @@ describe.skipIf(borrowed)(`what a session and its token see while no replica rep
   let cluster: Cluster
   beforeAll(async () => {
     cluster = await startCluster({ replicas: 2 })
-    await cluster.primary.query(notesTable)
+    await layNotes(cluster)
   })
   afterAll(() => cluster.close())
   beforeEach(async () => {
@@ -155,10 +155,7 @@ describe.skipIf(borrowed)(`what a session and its token see while no replica rep
 describe.skipIf(borrowed)(`a failover between write and read ${ownOnly}`, () => {
   /** The sibling hears of the new primary, and replays late what it had missed of the old one. */
   async function lateSibling(mode: Mode): Promise<{ app: Application; late: string; token: string | undefined }> {
-    const cluster = await startCluster({ replicas: 2 })
-    onTestFinished(() => cluster.close())
-    await cluster.primary.query(notesTable)
-    await cluster.primary.query('insert into notes values (0)')
+    const cluster = await serversWithNotes()
     // Of a role without the right to see from whom a standby receives: it looks fresh.
     await cluster.primary.query('create role plain login; grant all on notes to plain')
     await cluster.caughtUp()

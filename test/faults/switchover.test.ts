@@ -1,29 +1,18 @@
 // A planned switchover: the primary is stopped properly, a standby promoted, and the old primary comes back as its
 // standby. Hardly anybody notices. How many are answered is measured by `npm run bench:failover`.
 
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { isSmartPgError } from '../../src/index.ts'
 import { clusterScenarioOf, startFor } from '../support/failover/scenarios.ts'
 import { blameless } from '../support/fault-load/judge.ts'
 import { runLevel } from '../support/fault-load/level.ts'
-import { startCluster } from '../support/postgres/cluster.ts'
-import type { Cluster } from '../support/postgres/cluster.ts'
 import { switchOver } from '../support/postgres/succession.ts'
-import { application, notesOn, notesTable } from './application.ts'
+import { application, notesOn, serversWithNotes } from './application.ts'
 import { borrowed, failure, ownOnly, spread } from './dialects.ts'
 
 const max = 8
 
 describe.skipIf(borrowed)(`a planned switchover ${ownOnly}`, () => {
-  async function servers(): Promise<Cluster> {
-    const cluster = await startCluster({ replicas: 2 })
-    onTestFinished(() => cluster.close())
-    await cluster.primary.query(notesTable)
-    await cluster.primary.query('insert into notes values (0)')
-    await cluster.caughtUp()
-    return cluster
-  }
-
   test('under load: nothing is lost, twice, torn, wrong or hung, and nearly everybody is answered', async () => {
     const scenario = clusterScenarioOf('switchover')
     await using cluster = await startFor(scenario)
@@ -41,7 +30,7 @@ describe.skipIf(borrowed)(`a planned switchover ${ownOnly}`, () => {
   })
 
   test('and another one back again: the roles move with it, and every server serves what it is there for', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster, { failover: { probeInterval: 100 } })
     await switchOver(cluster, cluster.replicas[0]!)
     await app.writesAgain(10)
@@ -57,7 +46,7 @@ describe.skipIf(borrowed)(`a planned switchover ${ownOnly}`, () => {
   })
 
   test('every write that is answered is there, once, and every one that is refused is not', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster)
     const written: number[] = []
     const refused: number[] = []
@@ -81,7 +70,7 @@ describe.skipIf(borrowed)(`a planned switchover ${ownOnly}`, () => {
   })
 
   test('a transaction under way fails as a whole, and the next one is on the new primary', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     const app = await application(cluster)
     const error = await failure(
       app.db.transaction().execute(async (trx) => {
@@ -100,7 +89,7 @@ describe.skipIf(borrowed)(`a planned switchover ${ownOnly}`, () => {
   })
 
   test('a write on a server that was demoted is carried out on its successor, unless the caller asked for read only', async () => {
-    const cluster = await servers()
+    const cluster = await serversWithNotes()
     // Asked seldom: only the refusal can tell.
     const app = await application(cluster, { failover: { probeInterval: '60s' } })
     await switchOver(cluster, cluster.replicas[0]!)

@@ -31,6 +31,8 @@ export interface Member {
   lsn: bigint
   systemIdentifier: string | null
   startedAt: string
+  /** It tells whose cluster it is of, and its timeline. */
+  telling: boolean
   /** It takes what it is sent and says nothing. */
   frozen: boolean
   /** How long a write takes until it is answered. */
@@ -93,6 +95,7 @@ export function newTestCluster(options: TestEngineOptions = {}): TestCluster {
       lsn: members[0]?.lsn ?? BEGINNING,
       systemIdentifier: SYSTEM,
       startedAt: `170000000${++started}.5`,
+      telling: true,
       frozen: false,
       writeMs: 0,
     }
@@ -188,8 +191,8 @@ function script(one: Member, members: readonly Member[], writes: Written[]): voi
   const identity = (): Row => ({
     server: one.startedAt,
     recovering: `${one.recovering}`,
-    system: one.systemIdentifier,
-    timeline: one.recovering ? null : timeline(),
+    system: one.telling ? one.systemIdentifier : null,
+    timeline: one.recovering || !one.telling ? null : timeline(),
   })
   const primaries = (): Row => ({ ...identity(), ...sizes, lsn: formatLsn(one.lsn) })
   const standbys = (): Row => {

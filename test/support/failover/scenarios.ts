@@ -142,5 +142,5 @@ async function conflict(url: string, table: string): Promise<void> {
   await ask(url, `update ${table} set value = value`)
   await ask(url, `vacuum ${table}`)
   await ask(url, `begin; lock table ${table} in access exclusive mode; commit`)
-  await sleep(20)
+  await sleep(5)
 }
