@@ -33,6 +33,7 @@ const overPg = (project: TestProjectInlineConfiguration): TestProjectInlineConfi
 /** Of these the wire is no part: they ask the pool, the circuit and the judge. */
 const ofNoWire = [
   'circuit-breaker',
+  'failover',
   'hint-lag',
   'judge',
   'levels',

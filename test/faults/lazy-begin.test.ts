@@ -126,7 +126,7 @@ describe('when the answer to the first statement is lost', () => {
   test('a write is not run again: the connection was lost, nothing is kept, and its caller knows', async () => {
     const opened = await connected()
     const { db, proxy } = opened
-    const lost = proxy.loseReply({ to: /insert/ })
+    const lost = proxy.loseReply({ to: /^insert into/ })
     let began = 0
     const error = await failure(
       db.transaction().execute(async (trx) => {
@@ -145,7 +145,7 @@ describe('when the answer to the first statement is lost', () => {
   test('and its caller takes no notice, nothing else of the transaction is run anywhere', async () => {
     const opened = await connected()
     const { db, proxy } = opened
-    proxy.loseReply({ to: /insert/ })
+    proxy.loseReply({ to: /^insert into/ })
     await failure(
       db.transaction().execute(async (trx) => {
         await failure(write(trx, 1, 1))
@@ -199,7 +199,7 @@ describe('an answer that breaks off', () => {
       const opened = await connected()
       const { db, proxy } = opened
       for (const [trx, afterBytes] of [0, 3, 6].entries()) {
-        const broken = proxy.resetInside({ to: /insert/, message, afterBytes })
+        const broken = proxy.resetInside({ to: /^insert into/, message, afterBytes })
         const told = await db
           .transaction()
           .execute(async (one) => {

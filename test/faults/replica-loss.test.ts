@@ -136,7 +136,7 @@ describe.skipIf(borrowed)(`a replica ${ownOnly}`, () => {
   })
 
   test('that replays nothing gets no reads once it is beyond maxLag, and gets them again when it has caught up', async () => {
-    const routing = { maxLag: { ms: 200 }, readYourWrites: 'off' } as const
+    const routing = { maxLag: { ms: 1_000 }, readYourWrites: 'off' } as const
     const opened = await connected({ routing, failover: { probeInterval: 50 } })
     expect(await seenOn(opened, 'replica-1')).toBe(true)
     await cluster.pauseReplay(0)

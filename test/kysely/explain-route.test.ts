@@ -61,7 +61,15 @@ describe('explainRoute', () => {
     for (const { name } of explanation.candidates) expect(text).toContain(name)
     const json = JSON.stringify(explanation)
     expect(JSON.parse(json)).toMatchObject({ target: explanation.target, facts: { summary: 'SELECT person' } })
-    expect(Object.keys(explanation).toSorted()).toEqual(['candidates', 'facts', 'node', 'reason', 'refused', 'target'])
+    expect(Object.keys(explanation).toSorted()).toEqual([
+      'candidates',
+      'facts',
+      'node',
+      'reason',
+      'refused',
+      'strategy',
+      'target',
+    ])
     const inspected = inspect(explanation, { depth: 5 })
     expect(inspected).toContain('candidates: [')
     expect(inspected).not.toContain('[Function')

@@ -210,7 +210,7 @@ const STAYS: readonly [sql: string, why: string][] = [
 /** What no standby would refuse, and still stays: a wrong guess in this direction costs nothing but the primary's time. */
 const STAYS_THOUGH_ANSWERED: readonly [sql: string, why: string][] = [
   ["select dynamic('select 1')", 'unknown function'],
-  ["select pg_index_has_property('plain_pkey'::regclass, 'clusterable')", 'unknown function'],
+  ["select pg_index_has_property('plain_pkey'::regclass, 'clusterable')", 'function stays on the primary'],
   ['select last_value from numbers', 'server answers for itself'],
 ]
 
