@@ -189,7 +189,7 @@ function added(facts: Facts, reach: Reach, planned: boolean): Facts {
 /** A write stays where it is; but with functions that are known it leaves nothing behind in its session. */
 function addedToWrite(facts: Facts, reach: Reach): Facts {
   const stateful = reach.unknownFunction || reach.stateful || ofTheSession(facts)
-  return stateful === facts.stateful ? facts : Object.freeze({ ...facts, stateful })
+  return stateful === facts.stateful ? facts : otherwise(facts, { stateful })
 }
 
 function addedToRead(facts: Facts, reach: Reach, planned: boolean): Facts {
@@ -209,7 +209,12 @@ function addedToRead(facts: Facts, reach: Reach, planned: boolean): Facts {
   const writes = unknown || reach.writes
   const lockWaiter = unknown || reach.waits
   const retrySafe = safeOnReplica || (facts.retrySafe && !stateful && !writes && !lockWaiter)
-  return Object.freeze({ ...facts, because, safeOnReplica, stateful, writes, lockWaiter, retrySafe })
+  return otherwise(facts, { because, safeOnReplica, stateful, writes, lockWaiter, retrySafe })
+}
+
+/** The fingerprint by name: it may be made only when it is asked for, and no copy takes that along. */
+function otherwise(facts: Facts, what: Partial<Facts>): Facts {
+  return Object.freeze({ ...facts, fingerprint: facts.fingerprint, ...what })
 }
 
 const ofTheSession = ({ tablesRead, tablesWritten }: Facts): boolean =>

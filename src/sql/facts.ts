@@ -8,18 +8,22 @@ import { effectOf, UNKNOWN_EFFECT } from './functions.ts'
 import { words } from './keywords.ts'
 import { partText, readQuery } from './query.ts'
 import type { QueryNotes } from './query.ts'
-import { Kind, scan } from './scan.ts'
+import { Kind, scan, scanBriefly } from './scan.ts'
 import type { Tokens } from './scan.ts'
 
 export function factsOf(sql: string): Facts {
-  return judge(scan(sql))
+  return new JudgedText(judgeText(scanBriefly(sql)), sql)
 }
 
 export function judge(tokens: Tokens): Facts {
-  return facts(judgeText(tokens), fingerprintOf(tokens))
+  return new JudgedText(judgeText(tokens), tokens)
 }
 
 function judgeText(tokens: Tokens): Draft {
+  // Most texts are one statement, and nothing need be split.
+  const end = tokens.texts.length - (tokens.semicolons === 1 && endsWithSemicolon(tokens) ? 1 : 0)
+  const single = tokens.semicolons === tokens.texts.length - end
+  if (tokens.doubt === null && single && end > 0) return judgeOne(tokens, 0, end)
   const statements = split(tokens)
   if (tokens.doubt !== null) {
     const verb = verbAt(tokens, 0, tokens.texts.length)
@@ -34,6 +38,8 @@ function judgeText(tokens: Tokens): Draft {
   if (statements.length === 1) return judgeOne(tokens, first.from, first.to)
   return together(statements.map(({ from, to }) => judgeOne(tokens, from, to)))
 }
+
+const endsWithSemicolon = ({ kinds, texts }: Tokens): boolean => kinds[texts.length - 1] === Kind.semicolon
 
 interface Range {
   readonly from: number
@@ -50,8 +56,6 @@ function split(tokens: Tokens): Range[] {
   let depth = 0
   const end = tokens.texts.length
   if (tokens.semicolons === 0) return end === 0 ? [] : [{ from, to: end }]
-  if (tokens.semicolons === 1 && tokens.kinds[end - 1] === Kind.semicolon)
-    return end === 1 ? [] : [{ from, to: end - 1 }]
   for (let at = 0; at <= end; at++) {
     const kind = at === end ? Kind.semicolon : tokens.kinds[at]
     if (kind === Kind.open) depth++
@@ -106,43 +110,74 @@ const SESSION: Draft = { ...NOTHING, because: 'session', stateful: true }
 
 const SUMMARY_LENGTH = 120
 
-function facts(draft: Draft, fingerprint: string): Facts {
-  const tablesRead = listed(draft.read)
-  const tablesWritten = listed(draft.written)
-  return Object.freeze({
-    kind: draft.kind,
-    verb: draft.verb,
-    safeOnReplica: draft.safe,
-    stateful: draft.stateful,
-    lockWaiter: draft.waits,
-    retrySafe: draft.safe,
-    writes: draft.writes,
-    multiple: draft.multiple,
-    preparable: draft.preparable,
-    tablesRead,
-    tablesWritten,
-    functions: listed(draft.functions),
-    summary: summarise(draft.label, tablesWritten, tablesRead),
-    because: draft.because,
-    fingerprint,
-  })
-}
-
 const NONE: readonly string[] = Object.freeze([])
 
+/** Frozen. What nobody asks for at once is made when somebody does. */
+class JudgedText implements Facts {
+  readonly kind: QueryKind
+  readonly verb: string
+  readonly safeOnReplica: boolean
+  readonly stateful: boolean
+  readonly lockWaiter: boolean
+  readonly retrySafe: boolean
+  readonly writes: boolean
+  readonly multiple: boolean
+  readonly preparable: boolean
+  readonly tablesRead: readonly string[]
+  readonly tablesWritten: readonly string[]
+  readonly functions: readonly string[]
+  readonly summary: string
+  readonly because: FactsReason
+  /** What was judged; nobody sees it, since raw text may hold literals. */
+  readonly #source: string | Tokens
+  #fingerprint: string | null = null
+
+  constructor(draft: Draft, source: string | Tokens) {
+    this.kind = draft.kind
+    this.verb = draft.verb
+    this.safeOnReplica = draft.safe
+    this.stateful = draft.stateful
+    this.lockWaiter = draft.waits
+    this.retrySafe = draft.safe
+    this.writes = draft.writes
+    this.multiple = draft.multiple
+    this.preparable = draft.preparable
+    this.tablesRead = listed(draft.read)
+    this.tablesWritten = listed(draft.written)
+    this.functions = listed(draft.functions)
+    this.summary = summarise(draft.label, this.tablesWritten, this.tablesRead)
+    this.because = draft.because
+    this.#source = source
+    Object.freeze(this)
+  }
+
+  /** Whoever copies facts must copy it by name. */
+  get fingerprint(): string {
+    const source = this.#source
+    return (this.#fingerprint ??= fingerprintOf(typeof source === 'string' ? scan(source) : source))
+  }
+
+  toJSON(): Facts {
+    return Object.assign({}, this, { fingerprint: this.fingerprint })
+  }
+}
+
 function listed(names: ReadonlySet<string>): readonly string[] {
-  return names.size === 0 ? NONE : [...names]
+  if (names.size === 0) return NONE
+  // Mostly there is one, and spreading takes three times as long.
+  if (names.size === 1) for (const name of names) return [name]
+  return [...names]
 }
 
 /** `INSERT orders customers`: the written tables first. */
 function summarise(label: string, written: readonly string[], read: readonly string[]): string {
   let summary = label === '' ? 'UNKNOWN' : label
-  for (const names of [written, read]) {
-    for (const name of names) {
-      if (names === read && written.includes(name)) continue
-      if (summary.length + 1 + name.length > SUMMARY_LENGTH) return `${summary} …`
-      summary += ` ${inOneLine(name)}`
-    }
+  const all = written.length + read.length
+  for (let at = 0; at < all; at++) {
+    const name = at < written.length ? written[at]! : read[at - written.length]!
+    if (at >= written.length && written.includes(name)) continue
+    if (summary.length + 1 + name.length > SUMMARY_LENGTH) return `${summary} …`
+    summary += ` ${inOneLine(name)}`
   }
   return summary
 }
