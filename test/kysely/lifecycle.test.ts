@@ -53,13 +53,14 @@ describe('before the first query', () => {
 
 describe('a first connection that fails', () => {
   test('fails the query that needed it, and the next one works', async () => {
-    let calls = 0
+    let url = 'postgres://postgres@127.0.0.1:1/nowhere?user=nobody'
     const { db } = place.openOne({
-      primary: () => (calls++ === 0 ? 'postgres://postgres@127.0.0.1:1/nowhere?user=nobody' : place.url),
+      primary: () => url,
       pool: { acquireTimeout: 1 },
     })
     const failure = await failureOf(db.selectFrom('person').selectAll().execute())
     expect(isSmartPgError(failure)).toBe(true)
+    url = place.url
     await expect
       .poll(() =>
         db
