@@ -104,7 +104,10 @@ describe.skipIf(borrowed)(`a set of replicas ${ownOnly}`, () => {
   test('of which none is older than maxLag allows, although one replays nothing', async () => {
     const tick = (): Promise<unknown> => cluster.primary.query('update clock set at = clock_timestamp()')
     const oldest = async (maxLag: number): Promise<number> => {
-      const app = await application(cluster, { routing: { maxLag: { ms: maxLag } }, failover: { probeInterval: 50 } })
+      const app = await application(cluster, {
+        routing: { maxLag: { ms: maxLag, bytes: 2 ** 40 } },
+        failover: { probeInterval: 50 },
+      })
       await tick()
       await cluster.caughtUp()
       await cluster.pauseReplay(0)
