@@ -91,7 +91,7 @@ export class Monitor {
       clock: this.#ports.clock,
       connectTimeoutMs: this.#options.connectTimeoutMs,
       onStandby: () => this.suspect(),
-      onLost: (_, because) => this.#lost(probe, because),
+      onLost: (because) => this.#lost(probe, because),
     })
     this.#probes.set(node, probe)
   }
@@ -128,11 +128,6 @@ export class Monitor {
   /** Whether what was seen of a node is recent enough to rely on. */
   knows(node: Node, now: number): boolean {
     return now - node.health.at <= Math.max(3_000, 3 * this.#options.intervalMs)
-  }
-
-  /** The primary's position when it was asked last; null: it did not say. */
-  get primaryLsn(): bigint | null {
-    return this.#probes.get(this.#ports.roles.primary)?.sample?.insertLsn ?? null
   }
 
   /** One full look at every node, at once. */

@@ -14,9 +14,9 @@ export interface ProbePorts {
   readonly clock: Clock
   readonly connectTimeoutMs: number
   /** The server says that it is a standby, or none any more, without having been asked. */
-  readonly onStandby: (node: Node) => void
+  readonly onStandby: () => void
   /** The connection was lost, though nobody had asked anything. */
-  readonly onLost: (node: Node, because: string) => void
+  readonly onLost: (because: string) => void
 }
 
 export class Probe {
@@ -89,11 +89,11 @@ export class Probe {
     const session = await this.node.openApart({ timeoutMs, signal: this.#closing.signal })
     this.#session = session
     session.unref()
-    session.onStandby(() => onStandby(this.node))
+    session.onStandby(onStandby)
     session.onLost((reason) => {
       if (this.#session !== session) return
       this.#session = null
-      onLost(this.node, `connection lost: ${reason.message}`)
+      onLost(`connection lost: ${reason.message}`)
     })
     return session
   }
